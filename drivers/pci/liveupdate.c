@@ -1,0 +1,1151 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ */
+
+/**
+ * DOC: PCI Live Update
+ *
+ * A live update replaces the running kernel with kexec. Drivers that hand the
+ * files of their users to the Live Update Orchestrator (LUO) can keep their
+ * devices running meanwhile: doing DMA, with every register as it is. The PCI
+ * core keeps the table of these devices, gives it to the next kernel, and in
+ * both kernels leaves the devices and the bridges above them alone.
+ *
+ * The table is File-Lifecycle-Bound data (FLB) of LUO: there is one in the
+ * system, which all drivers share. It comes into being when the first file
+ * whose handler depends on it is preserved, and goes when the last such file is
+ * unpreserved or, in the next kernel, finished.
+ *
+ * A device is in up to two of these states:
+ *
+ * outgoing
+ *   This kernel preserves it for the next one. pci_liveupdate_preserve() writes
+ *   a record into the outgoing table for the device, and takes a reference on
+ *   the record of every bridge between it and the root bus.
+ *   pci_liveupdate_unpreserve() cancels that. At the kexec neither the device
+ *   nor its bridges are shut down.
+ *
+ * incoming
+ *   The previous kernel preserved it for this one. Enumeration finds it in the
+ *   incoming table by domain and BDF, adopts it as it is, and lets it bind only
+ *   to the driver that it had. pci_liveupdate_finish() ends this: the device is
+ *   ordinary again.
+ *
+ * A device is both when an update follows before the one before is finished.
+ *
+ * An incoming table that can't be trusted is not used at all. The boot is then
+ * *quarantined* until the last file is finished: no device is incoming, and each
+ * endpoint that is found with bus mastering on is quiesced before a driver can
+ * bind, as the previous kernel would have done without a live update.
+ */
+
+#define pr_fmt(fmt) "PCI: liveupdate: " fmt
+#define dev_fmt(fmt) "liveupdate: " fmt
+
+#include <linux/cleanup.h>
+#include <linux/io.h>
+#include <linux/kexec.h>
+#include <linux/kexec_handover.h>
+#include <linux/kho_block.h>
+#include <linux/liveupdate.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
+
+#include "liveupdate.h"
+#include "pci.h"
+
+static_assert(sizeof_field(struct pci_dev_ser, bar_order) == PCI_ROM_RESOURCE + 1);
+
+/* No driver has this name: a device that had none stays without one. */
+#define PCI_LIVEUPDATE_NO_DRIVER	"none"
+
+/**
+ * struct pci_outgoing - The table for the next kernel.
+ * @ser:    Head of the table, NULL if no file needs a table.
+ * @blocks: Blocks with the records.
+ * @end:    Behind the last slot that was ever used.
+ * @free:   Physical address of the first free slot, 0 if there is none.
+ */
+struct pci_outgoing {
+	struct pci_ser *ser;
+	struct kho_block_set blocks;
+	struct kho_block_set_it end;
+	u64 free;
+};
+
+/**
+ * struct pci_incoming - The table of the previous kernel.
+ * @ser:         Head of the table.
+ * @blocks:      Blocks with the records.
+ * @index:       The records that were not found yet, by pci_record_key().
+ * @nr_devices:  Number of endpoints that were adopted.
+ * @nr_bridges:  Number of bridges that were adopted.
+ * @quarantined: The table can't be used; the other fields are empty.
+ */
+struct pci_incoming {
+	struct pci_ser *ser;
+	struct kho_block_set blocks;
+	struct xarray index;
+	unsigned int nr_devices;
+	unsigned int nr_bridges;
+	bool quarantined;
+};
+
+static struct liveupdate_flb pci_liveupdate_flb;
+static struct pci_outgoing pci_outgoing;
+static struct pci_incoming pci_incoming = {
+	.index = XARRAY_INIT(pci_incoming.index, 0),
+};
+
+/*
+ * Protects both tables and the struct pci_liveupdate of every device.
+ *
+ * Taken inside LUO's locks (those of the session, the file and the FLB, whose
+ * callbacks take it) and inside pci_rescan_remove_lock (enumeration, removal).
+ * Nothing of these is taken while it is held. LUO's FLB lock is also taken
+ * inside pci_rescan_remove_lock, so no FLB callback may take that one.
+ */
+static DEFINE_MUTEX(pci_liveupdate_mutex);
+
+static bool pci_is_endpoint(struct pci_dev *dev)
+{
+	return dev->hdr_type == PCI_HEADER_TYPE_NORMAL;
+}
+
+/* Outgoing: the table */
+
+static struct pci_dev_ser *pci_outgoing_alloc(void)
+{
+	struct pci_outgoing *out = &pci_outgoing;
+	struct pci_dev_ser *rec;
+	int err;
+
+	if (out->free) {
+		rec = phys_to_virt(out->free);
+		out->free = rec->next_free;
+		return rec;
+	}
+
+	rec = kho_block_set_it_reserve_entry(&out->end);
+	if (rec)
+		return rec;
+
+	err = kho_block_set_grow(&out->blocks, out->blocks.nblocks *
+				 out->blocks.count_per_block + 1);
+	if (err)
+		return ERR_PTR(err);
+
+	/* The iterator of an empty set has no block to go on from. */
+	if (!out->end.block)
+		kho_block_set_it_init(&out->end, &out->blocks);
+	out->ser->devices = kho_block_set_head_pa(&out->blocks);
+
+	return kho_block_set_it_reserve_entry(&out->end);
+}
+
+static void pci_outgoing_free(struct pci_dev_ser *rec)
+{
+	memset(rec, 0, sizeof(*rec));
+	rec->next_free = pci_outgoing.free;
+	pci_outgoing.free = virt_to_phys(rec);
+}
+
+static void pci_record_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
+		struct resource *res = &dev->resource[i];
+
+		rec->bar_order[i] = res->flags ? ilog2(resource_size(res)) : 0;
+	}
+}
+
+/* One that isn't ours, or that we have taken over from the previous kernel. */
+static bool pci_has_own_override(struct pci_dev *dev)
+{
+	if (dev->liveupdate.override_set)
+		return dev->liveupdate.flags & PCI_DEV_SER_OVERRIDE;
+
+	return device_has_driver_override(&dev->dev);
+}
+
+static void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	memset(rec, 0, sizeof(*rec));
+	rec->domain = pci_domain_nr(dev->bus);
+	rec->bdf = pci_dev_id(dev);
+	rec->vendor = dev->vendor;
+	rec->device = dev->device;
+	pci_record_bars(dev, rec);
+
+	if (pci_is_endpoint(dev)) {
+		if (dev->driver)
+			strscpy(rec->driver, dev->driver->name);
+		if (pci_has_own_override(dev))
+			rec->flags |= PCI_DEV_SER_OVERRIDE;
+		return;
+	}
+
+	rec->flags |= PCI_DEV_SER_BRIDGE;
+	if (dev->io_window)
+		rec->flags |= PCI_DEV_SER_IO_WINDOW;
+	if (dev->pref_window)
+		rec->flags |= PCI_DEV_SER_PREF_WINDOW;
+	if (dev->pref_64_window)
+		rec->flags |= PCI_DEV_SER_PREF_64_WINDOW;
+}
+
+/* Outgoing: devices and their bridges */
+
+static int pci_outgoing_get(struct pci_dev *dev)
+{
+	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
+
+	if (!rec) {
+		rec = pci_outgoing_alloc();
+		if (IS_ERR(rec))
+			return PTR_ERR(rec);
+
+		pci_record_fill(dev, rec);
+		WRITE_ONCE(dev->liveupdate.outgoing, rec);
+		pci_outgoing.ser->nr_devices++;
+	}
+
+	rec->refcount++;
+	return 0;
+}
+
+static void pci_outgoing_drop(struct pci_dev *dev)
+{
+	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
+
+	WRITE_ONCE(dev->liveupdate.outgoing, NULL);
+	pci_outgoing_free(rec);
+	pci_outgoing.ser->nr_devices--;
+}
+
+static void pci_outgoing_put(struct pci_dev *dev)
+{
+	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
+
+	/* The path is walked to its end, whatever is found on it. */
+	if (!rec || !rec->refcount)
+		pci_err(dev, "record of a preserved path is damaged\n");
+	if (rec && (!rec->refcount || !--rec->refcount))
+		pci_outgoing_drop(dev);
+}
+
+/* Put the path from @dev up to below @end; all of it if @end is NULL. */
+static void pci_outgoing_put_path(struct pci_dev *dev, struct pci_dev *end)
+{
+	for (; dev != end; dev = pci_upstream_bridge(dev))
+		pci_outgoing_put(dev);
+}
+
+static int pci_outgoing_get_path(struct pci_dev *dev)
+{
+	struct pci_dev *pos;
+	int err;
+
+	for (pos = dev; pos; pos = pci_upstream_bridge(pos)) {
+		err = pci_outgoing_get(pos);
+		if (err) {
+			pci_outgoing_put_path(dev, pos);
+			return err;
+		}
+	}
+
+	return 0;
+}
+
+static bool pci_bars_can_be_recorded(struct pci_dev *dev)
+{
+	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
+		struct resource *res = &dev->resource[i];
+
+		if (res->flags && !is_power_of_2(resource_size(res)))
+			return false;
+	}
+
+	return true;
+}
+
+/* Say why @dev can't be preserved; NULL if it can. */
+static const char *pci_cannot_preserve(struct pci_dev *dev)
+{
+	struct device *host = pci_find_host_bridge(dev->bus)->dev.parent;
+	struct pci_dev *pos;
+
+	if (!pci_is_endpoint(dev))
+		return "a bridge is preserved with the devices below it, not by itself";
+	if (dev->is_virtfn)
+		return "virtual functions can't be preserved yet";
+	if (pci_num_vf(dev))
+		return "virtual functions are enabled; disable them (sriov_numvfs) first";
+	if (host && dev_is_pci(host))
+		return "its host bridge is itself a PCI device (VMD), which can't be preserved yet";
+	if (dev->driver && strlen(dev->driver->name) >= PCI_DEV_SER_DRIVER_LEN)
+		return "the name of its driver is too long";
+
+	for (pos = dev; pos; pos = pci_upstream_bridge(pos)) {
+		if (pos->hdr_type == PCI_HEADER_TYPE_CARDBUS)
+			return "devices below a CardBus bridge can't be preserved";
+		if (!pci_bars_can_be_recorded(pos))
+			return "the size of a BAR was changed by a quirk";
+	}
+
+	return NULL;
+}
+
+static int pci_outgoing_preserve(struct pci_dev *dev)
+{
+	const char *why;
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	/* The next kernel's table is complete: see pci_liveupdate_keep_running() */
+	if (kexec_in_progress)
+		return -EBUSY;
+	/* pci_liveupdate_remove_device() has been here and won't come again. */
+	if (test_bit(PCI_DEV_REMOVED, &dev->priv_flags))
+		return -ENODEV;
+	if (dev->liveupdate.outgoing)
+		return -EBUSY;
+
+	why = pci_cannot_preserve(dev);
+	if (why) {
+		pci_warn(dev, "not preserved: %s\n", why);
+		return -EINVAL;
+	}
+
+	return pci_outgoing_get_path(dev);
+}
+
+/* Outgoing: the life of the table */
+
+static int pci_flb_preserve(struct liveupdate_flb_op_args *args)
+{
+	struct pci_outgoing *out = &pci_outgoing;
+	struct pci_ser *ser;
+
+	ser = kho_alloc_preserve(sizeof(*ser));
+	if (IS_ERR(ser))
+		return PTR_ERR(ser);
+
+	*ser = (struct pci_ser){ .version = PCI_SER_VERSION };
+
+	scoped_guard(mutex, &pci_liveupdate_mutex) {
+		out->ser = ser;
+		out->free = 0;
+		kho_block_set_init(&out->blocks, sizeof(struct pci_dev_ser));
+		kho_block_set_it_init(&out->end, &out->blocks);
+	}
+
+	args->data = virt_to_phys(ser);
+	args->obj = out;
+	return 0;
+}
+
+static void pci_flb_unpreserve(struct liveupdate_flb_op_args *args)
+{
+	struct pci_outgoing *out = args->obj;
+	struct pci_dev *dev = NULL;
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	/* A driver may have a bug. It must not leave pointers into the table. */
+	for_each_pci_dev(dev) {
+		if (!dev->liveupdate.outgoing)
+			continue;
+		if (pci_is_endpoint(dev))
+			pci_err(dev, "still preserved by driver %s after its last file was closed\n",
+				dev_driver_string(&dev->dev));
+		pci_outgoing_drop(dev);
+	}
+
+	kho_block_set_destroy(&out->blocks);
+	kho_unpreserve_free(out->ser);
+	out->ser = NULL;
+}
+
+/* Incoming: loading the table */
+
+/* The one message that says why a boot is quarantined. */
+static __printf(1, 2) void pci_table_err(const char *fmt, ...)
+{
+	struct va_format vaf = { .fmt = fmt };
+	va_list args;
+
+	va_start(args, fmt);
+	vaf.va = &args;
+	pr_err("the previous kernel's table isn't used: %pV; the devices in it will be stopped, restart their users\n",
+	       &vaf);
+	va_end(args);
+}
+
+static unsigned long pci_record_key(u32 domain, u16 bdf)
+{
+	return (unsigned long)domain << 16 | bdf;
+}
+
+static bool pci_ser_address_ok(u64 pa)
+{
+	return pa && PAGE_ALIGNED(pa) && pfn_valid(PHYS_PFN(pa));
+}
+
+/* kho_block_set_restore() finds loops and bad counts, but trusts addresses. */
+static bool pci_ser_chain_ok(u64 pa)
+{
+	unsigned long max = totalram_pages();
+
+	for (; pa; max--) {
+		struct kho_block_header_ser *block;
+
+		if (!max || !pci_ser_address_ok(pa))
+			return false;
+		block = phys_to_virt(pa);
+		pa = block->next;
+	}
+
+	return true;
+}
+
+/* Say what is wrong with a record that is in use; NULL if nothing is. */
+static const char *pci_record_check(const struct pci_dev_ser *rec)
+{
+	bool bridge = rec->flags & PCI_DEV_SER_BRIDGE;
+
+	if (rec->flags & ~PCI_DEV_SER_FLAGS || rec->reserved)
+		return "unknown flags";
+	if (!bridge && rec->refcount != 1)
+		return "more than one reference to a device";
+	if (strnlen(rec->driver, sizeof(rec->driver)) == sizeof(rec->driver))
+		return "driver name without an end";
+	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
+		if (rec->bar_order[i] >= BITS_PER_LONG_LONG)
+			return "impossible BAR size";
+	}
+
+	return NULL;
+}
+
+static int pci_incoming_add(struct pci_incoming *in, struct pci_dev_ser *rec)
+{
+	const char *why = pci_record_check(rec);
+	int err;
+
+	if (!why && rec->refcount > in->ser->nr_devices)
+		why = "more references than devices";
+
+	err = why ? -EINVAL : xa_insert(&in->index,
+					pci_record_key(rec->domain, rec->bdf),
+					rec, GFP_KERNEL);
+	if (err == -EBUSY)
+		why = "two records for one device";
+	else if (err && !why)
+		why = "out of memory";
+	if (err)
+		pci_table_err("record of %04x:%02x:%02x.%d: %s", rec->domain,
+			      PCI_BUS_NUM(rec->bdf), PCI_SLOT(rec->bdf),
+			      PCI_FUNC(rec->bdf), why);
+
+	return err;
+}
+
+static int pci_incoming_index(struct pci_incoming *in)
+{
+	struct kho_block_set_it it;
+	struct pci_dev_ser *rec;
+	u64 nr_devices = 0;
+	int err;
+
+	kho_block_set_it_init(&it, &in->blocks);
+	while ((rec = kho_block_set_it_read_entry(&it))) {
+		if (!rec->refcount)
+			continue;
+		err = pci_incoming_add(in, rec);
+		if (err)
+			return err;
+		nr_devices++;
+	}
+
+	if (nr_devices != in->ser->nr_devices) {
+		pci_table_err("it holds %llu records, not %llu", nr_devices,
+			      in->ser->nr_devices);
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+static void pci_incoming_free(struct pci_incoming *in)
+{
+	xa_destroy(&in->index);
+	kho_block_set_destroy(&in->blocks);
+	kho_restore_free(in->ser);
+	in->ser = NULL;
+}
+
+static int pci_incoming_load(struct pci_incoming *in, u64 pa)
+{
+	struct pci_ser *ser;
+	int err;
+
+	if (!pci_ser_address_ok(pa)) {
+		pci_table_err("no memory at %#llx", pa);
+		return -EINVAL;
+	}
+
+	/*
+	 * What another version means by its fields is unknown, so its memory
+	 * can't be given back either.
+	 */
+	ser = phys_to_virt(pa);
+	if (ser->version != PCI_SER_VERSION) {
+		pci_table_err("it has version %u, this kernel reads version %u",
+			      ser->version, PCI_SER_VERSION);
+		return -EOPNOTSUPP;
+	}
+
+	if (!pci_ser_chain_ok(ser->devices)) {
+		pci_table_err("its chain of blocks is broken");
+		return -EINVAL;
+	}
+
+	in->ser = ser;
+	kho_block_set_init(&in->blocks, sizeof(struct pci_dev_ser));
+	err = kho_block_set_restore(&in->blocks, ser->devices);
+	if (err)
+		pci_table_err("its blocks can't be restored (%pe)", ERR_PTR(err));
+	else
+		err = pci_incoming_index(in);
+	if (err)
+		pci_incoming_free(in);
+
+	return err;
+}
+
+/* Never fails: LUO would remember the error and could not finish the files. */
+static int pci_flb_retrieve(struct liveupdate_flb_op_args *args)
+{
+	struct pci_incoming *in = &pci_incoming;
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (pci_incoming_load(in, args->data))
+		in->quarantined = true;
+
+	args->obj = in;
+	return 0;
+}
+
+/* Incoming: devices */
+
+static u16 pci_command(struct pci_dev *dev)
+{
+	u16 cmd;
+
+	pci_read_config_word(dev, PCI_COMMAND, &cmd);
+	return PCI_POSSIBLE_ERROR(cmd) ? 0 : cmd;
+}
+
+static unsigned long pci_dev_key(struct pci_dev *dev)
+{
+	return pci_record_key(pci_domain_nr(dev->bus), pci_dev_id(dev));
+}
+
+/* The device is ordinary from here on, whatever happens to its bridges. */
+static void pci_incoming_release(struct pci_dev *dev)
+{
+	WRITE_ONCE(dev->liveupdate.incoming, 0);
+
+	if (!dev->liveupdate.override_set)
+		return;
+
+	dev->liveupdate.override_set = false;
+	if (!(dev->liveupdate.flags & PCI_DEV_SER_OVERRIDE))
+		device_set_driver_override(&dev->dev, "");
+}
+
+static void pci_incoming_release_path(struct pci_dev *dev)
+{
+	struct pci_dev *pos = dev;
+
+	pci_incoming_release(dev);
+
+	while ((pos = pci_upstream_bridge(pos))) {
+		/* Not adopted if it was replaced during the kexec. */
+		if (pos->liveupdate.incoming)
+			WRITE_ONCE(pos->liveupdate.incoming,
+				   pos->liveupdate.incoming - 1);
+	}
+}
+
+static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
+{
+	struct pci_dev_ser *rec = xa_load(&in->index, pci_dev_key(dev));
+	bool bridge;
+
+	if (!rec)
+		return;
+
+	bridge = rec->flags & PCI_DEV_SER_BRIDGE;
+	if (rec->vendor != dev->vendor || rec->device != dev->device ||
+	    bridge == pci_is_endpoint(dev)) {
+		xa_erase(&in->index, pci_dev_key(dev));
+		pci_warn(dev, "[%04x:%04x] found instead of the preserved [%04x:%04x], which is lost; restart its user\n",
+			 dev->vendor, dev->device, rec->vendor, rec->device);
+		return;
+	}
+
+	/* All three are 0 after a reset (PCIe r7.0, sec 7.5.1.1.3). */
+	if (!(pci_command(dev) & (PCI_COMMAND_IO | PCI_COMMAND_MEMORY |
+				  PCI_COMMAND_MASTER))) {
+		xa_erase(&in->index, pci_dev_key(dev));
+		pci_warn(dev, "reset or replaced since it was preserved; restart its user\n");
+		return;
+	}
+
+	dev->liveupdate.flags = rec->flags;
+	memcpy(dev->liveupdate.bar_order, rec->bar_order,
+	       sizeof(dev->liveupdate.bar_order));
+	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
+}
+
+static void pci_quiesce(struct pci_dev *dev, const char *why)
+{
+	pci_warn(dev, "DMA stopped: %s; restart its user\n", why);
+	pci_clear_master(dev);
+}
+
+/**
+ * pci_liveupdate_setup_device - Look whether a new device is incoming
+ * @dev: the device that pci_setup_device() is setting up; its vendor, device and
+ *       header type are known and nothing was written to it yet
+ *
+ * Marks a device or bridge that the previous kernel preserved, so that the rest
+ * of enumeration adopts it. In a quarantined boot stops the DMA of an endpoint.
+ *
+ * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
+ */
+void pci_liveupdate_setup_device(struct pci_dev *dev)
+{
+	struct pci_incoming *in;
+
+	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
+		return;
+
+	scoped_guard(mutex, &pci_liveupdate_mutex) {
+		if (!in->quarantined)
+			pci_incoming_adopt(in, dev);
+		else if (pci_is_endpoint(dev) &&
+			 (pci_command(dev) & PCI_COMMAND_MASTER))
+			pci_quiesce(dev, "it may be one of the previous kernel's");
+	}
+
+	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
+}
+
+/* Let @dev bind only to the driver that it had. */
+static int pci_incoming_set_driver(struct pci_dev *dev, const char *driver)
+{
+	int err;
+
+	if (!driver[0]) {
+		driver = PCI_LIVEUPDATE_NO_DRIVER;
+		dev->liveupdate.flags &= ~PCI_DEV_SER_OVERRIDE;
+	}
+
+	err = device_set_driver_override(&dev->dev, driver);
+	if (!err)
+		dev->liveupdate.override_set = true;
+	return err;
+}
+
+static void pci_incoming_device_add(struct pci_incoming *in, struct pci_dev *dev)
+{
+	/* A device is found once: one that comes again is another. */
+	struct pci_dev_ser *rec = xa_erase(&in->index, pci_dev_key(dev));
+
+	if (!pci_is_endpoint(dev)) {
+		in->nr_bridges++;
+		return;
+	}
+
+	if (pci_incoming_set_driver(dev, rec->driver)) {
+		pci_quiesce(dev, "no memory for the name of its driver");
+		pci_incoming_release_path(dev);
+		return;
+	}
+
+	in->nr_devices++;
+	pci_dbg(dev, "adopted for driver %s\n", rec->driver);
+}
+
+/**
+ * pci_liveupdate_device_add - Add a device, bound to the driver that it had
+ * @dev: the device, which may be incoming
+ *
+ * In place of device_add(). A native driver that was faster than userspace would
+ * reset an incoming device. Bridges bind as usual. If there is no memory for the
+ * name of the driver the device is stopped, as then any driver can bind.
+ *
+ * The table is held until the device is known to the driver core: only then can
+ * pci_flb_finish() see it.
+ *
+ * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
+ * Return: the result of device_add().
+ */
+int pci_liveupdate_device_add(struct pci_dev *dev)
+{
+	struct pci_incoming *in;
+	int ret;
+
+	if (!pci_liveupdate_is_incoming(dev))
+		return device_add(&dev->dev);
+
+	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in)) {
+		/* Found while the last file was being finished. */
+		scoped_guard(mutex, &pci_liveupdate_mutex) {
+			pci_quiesce(dev, "found after its live update was finished");
+			pci_incoming_release(dev);
+		}
+		return device_add(&dev->dev);
+	}
+
+	scoped_guard(mutex, &pci_liveupdate_mutex)
+		pci_incoming_device_add(in, dev);
+
+	ret = device_add(&dev->dev);
+	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
+	return ret;
+}
+
+/**
+ * pci_liveupdate_bar_masks - Get the size masks of BARs without writing to them
+ * @dev:     device that pci_read_bases() looks at
+ * @bars:    [OUT] what would be read back from each BAR after writing all ones
+ * @howmany: number of BARs
+ * @rom:     [OUT] the same for the ROM BAR
+ *
+ * Return: true if @dev is incoming, and @bars and @rom are filled in from its
+ * record; false if the BARs must be sized.
+ */
+bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
+			      unsigned int howmany, u32 *rom)
+{
+	const u8 *order = dev->liveupdate.bar_order;
+
+	if (!pci_liveupdate_is_incoming(dev))
+		return false;
+
+	/*
+	 * A slot without a size behind one that has one is the upper half of a
+	 * 64-bit BAR, or is unused: __pci_read_base() takes all ones for that.
+	 */
+	for (unsigned int i = 0; i < howmany; i++) {
+		u64 mask = order[i] ? GENMASK_ULL(63, order[i]) : 0;
+
+		if (i && order[i - 1] && !order[i])
+			bars[i] = upper_32_bits(GENMASK_ULL(63, order[i - 1]));
+		else
+			bars[i] = lower_32_bits(mask);
+	}
+
+	*rom = order[PCI_ROM_RESOURCE] ?
+	       lower_32_bits(GENMASK_ULL(63, order[PCI_ROM_RESOURCE])) : 0;
+	return true;
+}
+
+/**
+ * pci_liveupdate_bridge_windows - Learn which windows a bridge has
+ * @bridge: bridge that pci_read_bridge_windows() looks at
+ *
+ * Return: true if @bridge is incoming, and what its record says was taken over;
+ * false if the windows must be probed by writing to them.
+ */
+bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
+{
+	u16 flags = bridge->liveupdate.flags;
+
+	if (!pci_liveupdate_is_incoming(bridge))
+		return false;
+
+	if (flags & PCI_DEV_SER_IO_WINDOW)
+		bridge->io_window = 1;
+	if (flags & PCI_DEV_SER_PREF_WINDOW)
+		bridge->pref_window = 1;
+	if (flags & PCI_DEV_SER_PREF_64_WINDOW)
+		bridge->pref_64_window = 1;
+	return true;
+}
+
+/* Incoming: the end of the table */
+
+static void pci_flb_finish(struct liveupdate_flb_op_args *args)
+{
+	struct pci_incoming *in = args->obj;
+	struct pci_dev *dev = NULL;
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (in->quarantined) {
+		in->quarantined = false;
+		return;
+	}
+
+	for_each_pci_dev(dev) {
+		if (!dev->liveupdate.incoming)
+			continue;
+		if (pci_is_endpoint(dev))
+			pci_quiesce(dev, "no driver has finished its live update");
+		pci_incoming_release(dev);
+	}
+
+	pci_incoming_free(in);
+}
+
+static const struct liveupdate_flb_ops pci_liveupdate_flb_ops = {
+	.preserve = pci_flb_preserve,
+	.unpreserve = pci_flb_unpreserve,
+	.retrieve = pci_flb_retrieve,
+	.finish = pci_flb_finish,
+	.owner = THIS_MODULE,
+};
+
+static struct liveupdate_flb pci_liveupdate_flb = {
+	.ops = &pci_liveupdate_flb_ops,
+	.compatible = PCI_LIVEUPDATE_COMPATIBLE,
+};
+
+/* What enumeration found */
+
+static void pci_incoming_report(struct pci_incoming *in)
+{
+	struct pci_dev_ser *rec;
+	unsigned int nr_missing = 0;
+	unsigned long key;
+
+	xa_for_each(&in->index, key, rec) {
+		pr_warn("%04x:%02x:%02x.%d [%04x:%04x] was preserved but is not there; restart its user\n",
+			rec->domain, PCI_BUS_NUM(rec->bdf), PCI_SLOT(rec->bdf),
+			PCI_FUNC(rec->bdf), rec->vendor, rec->device);
+		nr_missing++;
+	}
+
+	pr_info("adopted %u devices and %u bridges, %u missing\n",
+		in->nr_devices, in->nr_bridges, nr_missing);
+}
+
+static int __init pci_liveupdate_report(void)
+{
+	struct pci_incoming *in;
+
+	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
+		return 0;
+
+	scoped_guard(mutex, &pci_liveupdate_mutex) {
+		if (!in->quarantined)
+			pci_incoming_report(in);
+	}
+
+	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
+	return 0;
+}
+late_initcall(pci_liveupdate_report);
+
+/* Both directions: leaving */
+
+/**
+ * pci_liveupdate_keep_running - Ask whether to leave a device alone at shutdown
+ * @dev: device or bridge that pci_device_shutdown() is about to shut down
+ *
+ * A kexec with a live update doesn't stop what it preserves: bus mastering stays
+ * on, and the driver's .shutdown isn't called, as it would disable the device or
+ * the services of the port. The driver's last word was its file handler's
+ * .freeze. An image that was loaded without kexec handover gets no table: its
+ * kernel wouldn't know of the devices nor keep off the memory that they use.
+ *
+ * Context: after LUO has handed the table over, with the device lock held.
+ * Return: true if the device must be left as it is.
+ */
+bool pci_liveupdate_keep_running(struct pci_dev *dev)
+{
+	return kexec_in_progress && kexec_image->kho.fdt &&
+	       READ_ONCE(dev->liveupdate.outgoing);
+}
+
+/**
+ * pci_liveupdate_is_preserved - Ask whether a device may be reconfigured
+ * @dev: a device, or a bridge
+ *
+ * Context: any.
+ * Return: true if @dev is outgoing or incoming, so that the PCI core must not
+ * change what it is.
+ */
+bool pci_liveupdate_is_preserved(struct pci_dev *dev)
+{
+	return READ_ONCE(dev->liveupdate.outgoing) ||
+	       READ_ONCE(dev->liveupdate.incoming);
+}
+
+/**
+ * pci_liveupdate_remove_device - Forget a device that is removed
+ * @dev: device whose driver is unbound and whose registration is being undone
+ *
+ * Whatever its driver does later, the device leaves the tables here, together
+ * with its references on the bridges above.
+ *
+ * Context: pci_rescan_remove_lock is held. May sleep.
+ */
+void pci_liveupdate_remove_device(struct pci_dev *dev)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (dev->liveupdate.incoming) {
+		if (pci_is_endpoint(dev))
+			pci_incoming_release_path(dev);
+		else
+			pci_incoming_release(dev);
+	}
+
+	/* A table that was handed over is the next kernel's: it finds out. */
+	if (dev->liveupdate.outgoing && !kexec_in_progress) {
+		pci_warn(dev, "removed while it was preserved; the next kernel won't know of it\n");
+		pci_outgoing_put_path(dev, NULL);
+	}
+}
+
+/* What drivers call */
+
+/**
+ * pci_liveupdate_register_flb - Let the files of a handler use the PCI table
+ * @fh: LUO file handler of a driver that calls pci_liveupdate_preserve()
+ *
+ * Context: after liveupdate_register_file_handler(). May sleep.
+ * Return: 0, or the error of liveupdate_register_flb(): -EOPNOTSUPP if live
+ * update is off, -EEXIST if @fh is registered already, -ENOMEM, -ENOSPC.
+ */
+int pci_liveupdate_register_flb(struct liveupdate_file_handler *fh)
+{
+	return liveupdate_register_flb(fh, &pci_liveupdate_flb);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_register_flb);
+
+/**
+ * pci_liveupdate_unregister_flb - Undo pci_liveupdate_register_flb()
+ * @fh: the file handler; no file of it is preserved
+ *
+ * Context: before liveupdate_unregister_file_handler(). May sleep.
+ */
+void pci_liveupdate_unregister_flb(struct liveupdate_file_handler *fh)
+{
+	liveupdate_unregister_flb(fh, &pci_liveupdate_flb);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
+
+/**
+ * pci_liveupdate_preserve - Keep a device for the next kernel
+ * @dev: an endpoint; the caller is its driver and holds a reference
+ *
+ * Puts the device and all bridges above it into the table, or none of them. From
+ * here to finish, neither kernel changes their configuration but for what the
+ * driver asks for.
+ *
+ * Context: called from .preserve of a file handler that was registered with
+ * pci_liveupdate_register_flb(). May sleep.
+ *
+ * Return: 0, or
+ *
+ * * -EOPNOTSUPP: live update is off
+ * * -EBUSY: @dev is outgoing already, or the table has been handed over
+ * * -EINVAL: a kind of device that can't be preserved; a warning says why
+ * * -ENODEV: @dev has been removed
+ * * -ENOENT: there is no outgoing table: not called from .preserve
+ * * -ENOMEM, -ENOSPC: the table can't grow; nothing has changed
+ */
+int pci_liveupdate_preserve(struct pci_dev *dev)
+{
+	struct pci_outgoing *out;
+	int err;
+
+	err = liveupdate_flb_get_outgoing(&pci_liveupdate_flb, (void **)&out);
+	if (err)
+		return err;
+
+	err = pci_outgoing_preserve(dev);
+	liveupdate_flb_put_outgoing(&pci_liveupdate_flb);
+	return err;
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_preserve);
+
+/**
+ * pci_liveupdate_unpreserve - Cancel pci_liveupdate_preserve()
+ * @dev: the device; nothing happens if it isn't outgoing, as after its removal
+ *
+ * Context: called from .unpreserve of the file handler. May sleep.
+ */
+void pci_liveupdate_unpreserve(struct pci_dev *dev)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (dev->liveupdate.outgoing && pci_is_endpoint(dev) &&
+	    !kexec_in_progress)
+		pci_outgoing_put_path(dev, NULL);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_unpreserve);
+
+/**
+ * pci_liveupdate_finish - Make an incoming device ordinary
+ * @dev: the device, which its driver has adopted; nothing happens if it isn't
+ *       incoming
+ *
+ * Context: called from .finish of the file handler. May sleep.
+ */
+void pci_liveupdate_finish(struct pci_dev *dev)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (dev->liveupdate.incoming && pci_is_endpoint(dev))
+		pci_incoming_release_path(dev);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_finish);
+
+/**
+ * pci_liveupdate_abandon - Give up an incoming device that nobody will finish
+ * @dev: the device; nothing happens if it isn't incoming
+ * @why: what happened, for the administrator
+ *
+ * Stops the device's DMA, as the memory that it goes to will be used for something
+ * else when the other files of its user are finished. The device is ordinary then.
+ *
+ * Context: called from a file handler, before a .can_finish returns true for a
+ * device that hasn't been adopted. May sleep.
+ */
+void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (!dev->liveupdate.incoming || !pci_is_endpoint(dev))
+		return;
+
+	pci_quiesce(dev, why);
+	pci_incoming_release_path(dev);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_abandon);
+
+/**
+ * pci_liveupdate_is_incoming - Ask whether a device waits to be adopted
+ * @dev: a device, or a bridge
+ *
+ * Context: any.
+ * Return: true from enumeration to pci_liveupdate_finish() for a device that the
+ * previous kernel preserved, and for a bridge as long as there is such a device
+ * below it.
+ */
+bool pci_liveupdate_is_incoming(struct pci_dev *dev)
+{
+	return READ_ONCE(dev->liveupdate.incoming);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
+
+/* What drivers call: saved state */
+
+/**
+ * pci_liveupdate_write_state - Write saved configuration state for the next kernel
+ * @state: what pci_store_saved_state() returned
+ * @buf:   where to write a &struct pci_state_ser to
+ * @size:  room at @buf in bytes; if it isn't enough, nothing is written
+ *
+ * For a driver that restores its device to this state after a reset. The driver
+ * carries the result in memory of its own.
+ *
+ * Context: any; @state doesn't change meanwhile.
+ * Return: the number of bytes that are needed.
+ */
+size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
+				  void *buf, size_t size)
+{
+	size_t need = sizeof(struct pci_state_ser) + sizeof(struct pci_cap_ser);
+	const struct pci_cap_saved_data *cap;
+	struct pci_state_ser *ser = buf;
+	struct pci_cap_ser *out;
+
+	for (cap = state->cap; cap->size;
+	     cap = (void *)cap + sizeof(*cap) + cap->size)
+		need += sizeof(*out) + cap->size;
+
+	if (need > size)
+		return need;
+
+	memset(buf, 0, need);
+	memcpy(ser->config, state->config_space, sizeof(ser->config));
+
+	out = (void *)ser->caps;
+	for (cap = state->cap; cap->size;
+	     cap = (void *)cap + sizeof(*cap) + cap->size) {
+		out->id = cap->cap_nr;
+		out->extended = cap->cap_extended;
+		out->size = cap->size;
+		memcpy(out->data, cap->data, cap->size);
+		out = (void *)out->data + out->size;
+	}
+
+	return need;
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_write_state);
+
+/**
+ * pci_liveupdate_read_state - Read what pci_liveupdate_write_state() wrote
+ * @buf:  the &struct pci_state_ser
+ * @size: its length in bytes
+ *
+ * Whether the state fits the device is checked when it is loaded.
+ *
+ * Context: may sleep.
+ * Return: state for pci_load_saved_state(), which the caller frees with kfree();
+ * or an ERR_PTR: -EINVAL if @buf doesn't hold a complete state, -ENOMEM.
+ */
+struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size)
+{
+	const struct pci_state_ser *ser = buf;
+	const void *end = buf + size;
+	struct pci_saved_state *state;
+	struct pci_cap_saved_data *cap;
+	const struct pci_cap_ser *in;
+
+	if (size < sizeof(*ser) + sizeof(*in))
+		return ERR_PTR(-EINVAL);
+
+	for (in = (const void *)ser->caps; in->id;
+	     in = (const void *)in->data + in->size) {
+		if (!in->size || in->size > end - (const void *)in->data ||
+		    end - (const void *)in->data - in->size < sizeof(*in))
+			return ERR_PTR(-EINVAL);
+	}
+
+	/* In memory a capability's header is as long as it is here. */
+	static_assert(sizeof(*cap) == sizeof(*in));
+	state = kzalloc(size, GFP_KERNEL);
+	if (!state)
+		return ERR_PTR(-ENOMEM);
+
+	memcpy(state->config_space, ser->config, sizeof(ser->config));
+
+	cap = state->cap;
+	for (in = (const void *)ser->caps; in->id;
+	     in = (const void *)in->data + in->size) {
+		cap->cap_nr = in->id;
+		cap->cap_extended = in->extended;
+		cap->size = in->size;
+		memcpy(cap->data, in->data, in->size);
+		cap = (void *)cap->data + cap->size;
+	}
+
+	return state;
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_read_state);

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ *
+ * What the PCI core calls to keep its hands off preserved devices.
+ */
+
+#ifndef DRIVERS_PCI_LIVEUPDATE_H
+#define DRIVERS_PCI_LIVEUPDATE_H
+
+#include <linux/device.h>
+#include <linux/pci.h>
+
+#ifdef CONFIG_PCI_LIVEUPDATE
+
+void pci_liveupdate_setup_device(struct pci_dev *dev);
+int pci_liveupdate_device_add(struct pci_dev *dev);
+bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
+			      unsigned int howmany, u32 *rom);
+bool pci_liveupdate_bridge_windows(struct pci_dev *bridge);
+bool pci_liveupdate_keep_running(struct pci_dev *dev);
+bool pci_liveupdate_is_preserved(struct pci_dev *dev);
+void pci_liveupdate_remove_device(struct pci_dev *dev);
+
+#else /* CONFIG_PCI_LIVEUPDATE */
+
+static inline void pci_liveupdate_setup_device(struct pci_dev *dev)
+{
+}
+
+static inline int pci_liveupdate_device_add(struct pci_dev *dev)
+{
+	return device_add(&dev->dev);
+}
+
+static inline bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
+					    unsigned int howmany, u32 *rom)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_keep_running(struct pci_dev *dev)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_is_preserved(struct pci_dev *dev)
+{
+	return false;
+}
+
+static inline void pci_liveupdate_remove_device(struct pci_dev *dev)
+{
+}
+
+#endif /* CONFIG_PCI_LIVEUPDATE */
+#endif /* DRIVERS_PCI_LIVEUPDATE_H */

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ */
+
+#ifndef _LINUX_KHO_ABI_PCI_H
+#define _LINUX_KHO_ABI_PCI_H
+
+#include <linux/bits.h>
+#include <linux/build_bug.h>
+#include <linux/types.h>
+
+/**
+ * DOC: PCI Live Update ABI
+ *
+ * The PCI core hands the table of preserved devices to the next kernel as
+ * File-Lifecycle-Bound data of the Live Update Orchestrator, under the name
+ * %PCI_LIVEUPDATE_COMPATIBLE. The table is one &struct pci_ser, which points to
+ * a chain of KHO blocks (&struct kho_block_header_ser) that hold one &struct
+ * pci_dev_ser for each preserved device and for each bridge above it.
+ *
+ * This interface is a contract. Any change to the layout or to the meaning of a
+ * field requires a new %PCI_SER_VERSION. The compatible string and the place of
+ * &pci_ser.version never change, so that a kernel that can't read the rest still
+ * learns that devices are running. A kernel reads only its own version.
+ */
+
+/** PCI_LIVEUPDATE_COMPATIBLE - Name of the table, the same for ever. */
+#define PCI_LIVEUPDATE_COMPATIBLE	"pci"
+
+/** PCI_SER_VERSION - Version of the layout below. */
+#define PCI_SER_VERSION			1
+
+/**
+ * struct pci_ser - Head of the table.
+ * @version:    %PCI_SER_VERSION of the kernel that wrote the table. At offset 0
+ *              in every version.
+ * @reserved:   Zero.
+ * @devices:    Physical address of the first block header; 0 if there are no
+ *              blocks.
+ * @nr_devices: Number of records in use, those with a nonzero
+ *              &pci_dev_ser.refcount.
+ */
+struct pci_ser {
+	u32 version;
+	u32 reserved;
+	u64 devices;
+	u64 nr_devices;
+} __packed;
+
+static_assert(sizeof(struct pci_ser) == 24);
+
+/** PCI_DEV_SER_BRIDGE - The record is that of a PCI-to-PCI bridge. */
+#define PCI_DEV_SER_BRIDGE		BIT(0)
+
+/** PCI_DEV_SER_OVERRIDE - driver_override was set when it was preserved. */
+#define PCI_DEV_SER_OVERRIDE		BIT(1)
+
+/** PCI_DEV_SER_IO_WINDOW - The bridge has an I/O window. */
+#define PCI_DEV_SER_IO_WINDOW		BIT(2)
+
+/** PCI_DEV_SER_PREF_WINDOW - The bridge has a prefetchable window. */
+#define PCI_DEV_SER_PREF_WINDOW		BIT(3)
+
+/** PCI_DEV_SER_PREF_64_WINDOW - The prefetchable window is 64 bits wide. */
+#define PCI_DEV_SER_PREF_64_WINDOW	BIT(4)
+
+/** PCI_DEV_SER_FLAGS - All flags that this version knows. */
+#define PCI_DEV_SER_FLAGS		GENMASK(4, 0)
+
+/** PCI_DEV_SER_BARS - Six BARs and, as the last one, the expansion ROM BAR. */
+#define PCI_DEV_SER_BARS		7
+
+/** PCI_DEV_SER_DRIVER_LEN - Room for a driver's name and its final NUL. */
+#define PCI_DEV_SER_DRIVER_LEN		32
+
+/**
+ * struct pci_dev_ser - Record of a preserved device or of a bridge above one.
+ * @domain:    PCI segment group. 32 bits, as VMD domains start at 0x10000.
+ * @bdf:       Bus, device and function, as in PCI_DEVID().
+ * @flags:     PCI_DEV_SER_*; all other bits are zero.
+ * @refcount:  Number of preserved devices at or below this one. 0 marks a free
+ *             slot, whose other fields mean nothing.
+ * @vendor:    Vendor ID that must be found there.
+ * @device:    Device ID that must be found there.
+ * @bar_order: Size of each BAR as a power of two; 0 if there is none. The upper
+ *             half of a 64-bit BAR has 0.
+ * @reserved:  Zero.
+ * @driver:    Name of the driver that was bound, ending in NUL and padded with
+ *             NULs; empty for a bridge and for a device without a driver.
+ * @next_free: In a free slot, for the kernel that owns the table: physical
+ *             address of the next free slot, or 0.
+ *
+ * The BAR sizes and the windows of a bridge can't be read from the hardware:
+ * enumeration finds them by writing to a device that must not be disturbed.
+ */
+struct pci_dev_ser {
+	u32 domain;
+	u16 bdf;
+	u16 flags;
+	u32 refcount;
+	u16 vendor;
+	u16 device;
+	u8 bar_order[PCI_DEV_SER_BARS];
+	u8 reserved;
+	union {
+		char driver[PCI_DEV_SER_DRIVER_LEN];
+		u64 next_free;
+	} __packed;
+} __packed;
+
+static_assert(sizeof(struct pci_dev_ser) == 56);
+
+/**
+ * struct pci_cap_ser - A capability in saved configuration state.
+ * @id:       Capability ID; 0 ends the list.
+ * @extended: 1 for an extended capability, else 0.
+ * @reserved: Zero.
+ * @size:     Length of @data in bytes.
+ * @data:     Registers, as pci_save_state() saves them for this capability.
+ */
+struct pci_cap_ser {
+	u16 id;
+	u8 extended;
+	u8 reserved;
+	u32 size;
+	u8 data[];
+} __packed;
+
+static_assert(sizeof(struct pci_cap_ser) == 8);
+
+/**
+ * struct pci_state_ser - Saved configuration state of a device.
+ * @config: The first 64 bytes of configuration space.
+ * @caps:   List of &struct pci_cap_ser, each right behind the one before, without
+ *          regard to alignment.
+ *
+ * For drivers that reset their device to a state from before the live update.
+ * Part of a driver's own data, not of the table.
+ */
+struct pci_state_ser {
+	u32 config[16];
+	u8 caps[];
+} __packed;
+
+static_assert(sizeof(struct pci_state_ser) == 64);
+
+#endif /* _LINUX_KHO_ABI_PCI_H */

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ *
+ * What a driver calls to keep its device running over a live update.
+ */
+
+#ifndef _LINUX_PCI_LIVEUPDATE_H
+#define _LINUX_PCI_LIVEUPDATE_H
+
+#include <linux/errno.h>
+#include <linux/types.h>
+
+struct liveupdate_file_handler;
+struct pci_dev;
+struct pci_saved_state;
+
+#ifdef CONFIG_PCI_LIVEUPDATE
+#include <linux/kho/abi/pci.h>
+
+/**
+ * struct pci_liveupdate - Live update state of a PCI device.
+ * @outgoing:     The device's record in the outgoing table, NULL if it isn't
+ *                preserved. Owned by the table.
+ * @incoming:     For a device that the previous kernel preserved, 1 until
+ *                finish; for a bridge, the number of such devices below it.
+ * @flags:        PCI_DEV_SER_* of the incoming record.
+ * @bar_order:    BAR sizes of the incoming record.
+ * @override_set: The PCI core has set driver_override and takes it back at
+ *                finish.
+ *
+ * Embedded in &struct pci_dev. Written under pci_liveupdate_mutex; @outgoing
+ * and @incoming may be tested without it.
+ */
+struct pci_liveupdate {
+	struct pci_dev_ser *outgoing;
+	u32 incoming;
+	u16 flags;
+	u8 bar_order[PCI_DEV_SER_BARS];
+	bool override_set;
+};
+
+int pci_liveupdate_register_flb(struct liveupdate_file_handler *fh);
+void pci_liveupdate_unregister_flb(struct liveupdate_file_handler *fh);
+
+int pci_liveupdate_preserve(struct pci_dev *dev);
+void pci_liveupdate_unpreserve(struct pci_dev *dev);
+void pci_liveupdate_finish(struct pci_dev *dev);
+void pci_liveupdate_abandon(struct pci_dev *dev, const char *why);
+bool pci_liveupdate_is_incoming(struct pci_dev *dev);
+
+size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
+				  void *buf, size_t size);
+struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size);
+
+#else /* CONFIG_PCI_LIVEUPDATE */
+
+static inline int pci_liveupdate_register_flb(struct liveupdate_file_handler *fh)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void pci_liveupdate_unregister_flb(struct liveupdate_file_handler *fh)
+{
+}
+
+static inline int pci_liveupdate_preserve(struct pci_dev *dev)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void pci_liveupdate_unpreserve(struct pci_dev *dev)
+{
+}
+
+static inline void pci_liveupdate_finish(struct pci_dev *dev)
+{
+}
+
+static inline void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
+{
+}
+
+static inline bool pci_liveupdate_is_incoming(struct pci_dev *dev)
+{
+	return false;
+}
+
+static inline size_t
+pci_liveupdate_write_state(const struct pci_saved_state *state, void *buf,
+			   size_t size)
+{
+	return 0;
+}
+
+static inline struct pci_saved_state *
+pci_liveupdate_read_state(const void *buf, size_t size)
+{
+	return NULL;
+}
+
+#endif /* CONFIG_PCI_LIVEUPDATE */
+#endif /* _LINUX_PCI_LIVEUPDATE_H */
