@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ */
+
+/**
+ * DOC: vfio-pci Live Update
+ *
+ * A VMM preserves the file of a vfio-pci device with
+ * ``LIVEUPDATE_SESSION_PRESERVE_FD``. The device goes on while the kernel is
+ * replaced: it isn't reset, its BARs, its registers, its bus mastering and its
+ * power state stay. Only a cdev file that is bound to an iommufd (with or
+ * without an IOMMU behind it) can be preserved; the Live Update Orchestrator
+ * (LUO) answers -ENOENT for any other.
+ *
+ * preserve
+ *   The PCI core puts the device into its table, and the state that the next
+ *   kernel can't read from a running device is written down. The VMM goes on
+ *   using the device.
+ *
+ * freeze
+ *   Part of the kexec. Fails, and the kexec with it, if an interrupt is enabled
+ *   or the device isn't in D0: neither can be carried over. From here on the
+ *   file gives no access (-EBUSY, or SIGBUS on a mapping), so that nothing
+ *   changes behind the next kernel's back. If the kexec fails for another
+ *   reason, unfreeze gives access again.
+ *
+ * retrieve
+ *   In the next kernel the device is bound to vfio-pci by the PCI core, and
+ *   nobody can open it (-EBUSY) but by ``LIVEUPDATE_SESSION_RETRIEVE_FD``. The
+ *   VMM gets a new cdev file, which it binds to an iommufd as usual. That opens
+ *   the device without touching it.
+ *
+ * finish
+ *   Possible as soon as the file is bound, or if there is nothing to wait for:
+ *   the device is gone, or was given up. The device is ordinary from here on.
+ *   When its file is closed it is reset, to the state that it had when the
+ *   first kernel opened it.
+ *
+ * A device is given up, which stops its DMA, if retrieve fails, as LUO doesn't
+ * try again, or if the file is closed before finish.
+ *
+ * With an IOMMU that translates for the device, its DMA is refused from the kexec
+ * until the VMM has mapped its memory again.
+ */
+
+#include <linux/kexec_handover.h>
+#include <linux/kho/abi/vfio_pci.h>
+#include <linux/liveupdate.h>
+#include <linux/mm.h>
+#include <linux/pci.h>
+#include <linux/pm_runtime.h>
+#include <linux/slab.h>
+#include <linux/vfio_pci_core.h>
+
+#include "vfio_pci_priv.h"
+
+static struct vfio_pci_core_device *vfio_pci_from_file(struct file *file)
+{
+	struct vfio_device *device = vfio_cdev_from_file(file);
+
+	if (!device || device->ops != &vfio_pci_ops)
+		return NULL;
+
+	return container_of(device, struct vfio_pci_core_device, vdev);
+}
+
+static bool vfio_pci_can_preserve(struct liveupdate_file_handler *handler,
+				  struct file *file)
+{
+	return vfio_pci_from_file(file) && vfio_cdev_is_bound(file);
+}
+
+/* The file is bound, so what was found out at open doesn't change meanwhile. */
+static struct vfio_pci_ser *vfio_pci_write_ser(struct vfio_pci_core_device *vdev)
+{
+	struct pci_dev *pdev = vdev->pdev;
+	struct vfio_pci_ser *ser;
+	size_t size = 0;
+
+	if (vdev->pci_saved_state)
+		size = pci_liveupdate_write_state(vdev->pci_saved_state, NULL, 0);
+
+	ser = kho_alloc_preserve(sizeof(*ser) + size);
+	if (IS_ERR(ser))
+		return ser;
+
+	*ser = (struct vfio_pci_ser){
+		.domain = pci_domain_nr(pdev->bus),
+		.bdf = pci_dev_id(pdev),
+		.state_size = size,
+	};
+	if (vdev->reset_works)
+		ser->flags |= VFIO_PCI_SER_RESET_WORKS;
+	if (vdev->nointx)
+		ser->flags |= VFIO_PCI_SER_NOINTX;
+	if (vdev->pci_2_3)
+		ser->flags |= VFIO_PCI_SER_PCI_2_3;
+	if (size)
+		pci_liveupdate_write_state(vdev->pci_saved_state, ser->state, size);
+
+	return ser;
+}
+
+static int vfio_pci_preserve(struct liveupdate_file_op_args *args)
+{
+	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
+	struct vfio_pci_ser *ser;
+	int ret;
+
+	ret = pci_liveupdate_preserve(vdev->pdev);
+	if (ret)
+		return ret;
+
+	ser = vfio_pci_write_ser(vdev);
+	if (IS_ERR(ser)) {
+		pci_liveupdate_unpreserve(vdev->pdev);
+		return PTR_ERR(ser);
+	}
+
+	args->serialized_data = virt_to_phys(ser);
+	return 0;
+}
+
+static void vfio_pci_unpreserve(struct liveupdate_file_op_args *args)
+{
+	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
+
+	pci_liveupdate_unpreserve(vdev->pdev);
+	kho_unpreserve_free(phys_to_virt(args->serialized_data));
+}
+
+/* Say why the device can't be frozen; NULL if it can. */
+static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
+{
+	lockdep_assert_held(&vdev->igate);
+	lockdep_assert_held(&vdev->memory_lock);
+
+	if (vdev->irq_type != VFIO_PCI_NUM_IRQS)
+		return "its interrupts are enabled; disable them with VFIO_DEVICE_SET_IRQS";
+	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
+		return "it is in low power; leave it first";
+
+	return NULL;
+}
+
+/*
+ * Takes no device lock: whoever holds it may wait for the file to be closed,
+ * which LUO keeps open.
+ */
+static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
+{
+	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
+	const char *why;
+
+	guard(mutex)(&vdev->igate);
+	guard(rwsem_write)(&vdev->memory_lock);
+
+	why = vfio_pci_cannot_freeze(vdev);
+	if (why) {
+		pci_warn(vdev->pdev, "live update refused: %s\n", why);
+		return -EINVAL;
+	}
+
+	WRITE_ONCE(vdev->liveupdate.frozen, true);
+	unmap_mapping_range(vdev->vdev.inode->i_mapping,
+			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_BAR0_REGION_INDEX),
+			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_ROM_REGION_INDEX),
+			    true);
+	return 0;
+}
+
+static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
+{
+	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
+
+	guard(rwsem_write)(&vdev->memory_lock);
+	WRITE_ONCE(vdev->liveupdate.frozen, false);
+}
+
+static struct pci_dev *vfio_pci_ser_get_device(const struct vfio_pci_ser *ser)
+{
+	return pci_get_domain_bus_and_slot(ser->domain, PCI_BUS_NUM(ser->bdf),
+					   ser->bdf & 0xff);
+}
+
+static int vfio_pci_retrieve_device(struct pci_dev *pdev,
+				    const struct vfio_pci_ser *ser,
+				    struct file **filep)
+{
+	struct vfio_pci_core_device *vdev;
+	struct file *file;
+
+	if (!pci_liveupdate_is_incoming(pdev))
+		return -ENODEV;
+
+	file = vfio_cdev_getfile(&pdev->dev, &vfio_pci_ops);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+
+	/* The file keeps vfio-pci bound. */
+	vdev = pci_get_drvdata(pdev);
+	vdev->liveupdate.ser = ser;
+	*filep = file;
+	return 0;
+}
+
+static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
+{
+	const struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
+	struct pci_dev *pdev;
+	int ret;
+
+	if (ser->flags & ~VFIO_PCI_SER_FLAGS || ser->reserved)
+		return -EOPNOTSUPP;
+
+	pdev = vfio_pci_ser_get_device(ser);
+	if (!pdev)
+		return -ENODEV;
+
+	ret = vfio_pci_retrieve_device(pdev, ser, &args->file);
+	if (ret)
+		pci_liveupdate_abandon(pdev, "its file can't be retrieved");
+	pci_dev_put(pdev);
+	return ret;
+}
+
+static bool vfio_pci_ser_is_waiting(const struct vfio_pci_ser *ser)
+{
+	struct pci_dev *pdev = vfio_pci_ser_get_device(ser);
+	bool waiting = pdev && pci_liveupdate_is_incoming(pdev);
+
+	pci_dev_put(pdev);
+	return waiting;
+}
+
+static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
+{
+	if (args->retrieve_status > 0 && vfio_cdev_is_bound(args->file))
+		return true;
+
+	return !vfio_pci_ser_is_waiting(phys_to_virt(args->serialized_data));
+}
+
+/* Undo vfio_pci_liveupdate_probe(), whether somebody has the device open or not. */
+static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev)
+{
+	if (!vdev->liveupdate.idle_d3)
+		return;
+
+	vdev->liveupdate.idle_d3 = false;
+	vdev->disable_idle_d3 = false;
+	if (!vdev->vdev.open_count)
+		pm_runtime_put(&vdev->pdev->dev);
+}
+
+static void vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
+{
+	scoped_guard(mutex, &vdev->vdev.dev_set->lock) {
+		vdev->liveupdate.ser = NULL;
+		vfio_pci_allow_idle_d3(vdev);
+	}
+
+	pci_liveupdate_finish(vdev->pdev);
+}
+
+static void vfio_pci_finish(struct liveupdate_file_op_args *args)
+{
+	if (args->retrieve_status > 0)
+		vfio_pci_finish_device(vfio_pci_from_file(args->file));
+
+	kho_restore_free(phys_to_virt(args->serialized_data));
+}
+
+static const struct liveupdate_file_ops vfio_pci_liveupdate_ops = {
+	.can_preserve = vfio_pci_can_preserve,
+	.preserve = vfio_pci_preserve,
+	.unpreserve = vfio_pci_unpreserve,
+	.freeze = vfio_pci_freeze,
+	.unfreeze = vfio_pci_unfreeze,
+	.retrieve = vfio_pci_retrieve,
+	.can_finish = vfio_pci_can_finish,
+	.finish = vfio_pci_finish,
+	.owner = THIS_MODULE,
+};
+
+static struct liveupdate_file_handler vfio_pci_liveupdate_handler = {
+	.ops = &vfio_pci_liveupdate_ops,
+	.compatible = VFIO_PCI_LIVEUPDATE_COMPATIBLE,
+};
+
+/**
+ * vfio_pci_liveupdate_register - Register the file handler
+ *
+ * Context: module initialisation. May sleep.
+ * Return: 0, also if live update is off; or the error of
+ * liveupdate_register_file_handler() or pci_liveupdate_register_flb().
+ */
+int vfio_pci_liveupdate_register(void)
+{
+	int ret;
+
+	ret = liveupdate_register_file_handler(&vfio_pci_liveupdate_handler);
+	if (ret)
+		return ret == -EOPNOTSUPP ? 0 : ret;
+
+	ret = pci_liveupdate_register_flb(&vfio_pci_liveupdate_handler);
+	if (ret)
+		liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);
+
+	return ret;
+}
+
+/**
+ * vfio_pci_liveupdate_unregister - Undo vfio_pci_liveupdate_register()
+ *
+ * Context: module exit; no file is preserved, as LUO holds the module for it.
+ */
+void vfio_pci_liveupdate_unregister(void)
+{
+	pci_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
+	liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);
+}
+
+/**
+ * vfio_pci_liveupdate_probe - Prepare for a device that may be incoming
+ * @vdev: device that vfio-pci is being bound to
+ *
+ * vfio-pci puts devices that nobody has open into D3. An incoming device has a
+ * user who doesn't have it open yet.
+ *
+ * Context: before the device is registered with vfio.
+ */
+void vfio_pci_liveupdate_probe(struct vfio_pci_core_device *vdev)
+{
+	if (!pci_liveupdate_is_incoming(to_pci_dev(vdev->vdev.dev)) ||
+	    vdev->disable_idle_d3)
+		return;
+
+	vdev->disable_idle_d3 = true;
+	vdev->liveupdate.idle_d3 = true;
+}
+
+/**
+ * vfio_pci_liveupdate_open - Take over what the previous kernel found out
+ * @vdev: device that is about to be opened
+ *
+ * Does nothing for a device that isn't incoming.
+ *
+ * Context: the lock of the device set is held. May sleep.
+ * Return: 0; -EBUSY if the device waits for somebody else; -EIO if it was given
+ * up; -EINVAL if the saved state is damaged; -ENOMEM.
+ */
+int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
+{
+	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
+	struct pci_saved_state *state = NULL;
+
+	if (!pci_liveupdate_is_incoming(vdev->pdev))
+		return ser ? -EIO : 0;
+	if (!ser)
+		return -EBUSY;
+
+	if (ser->state_size) {
+		state = pci_liveupdate_read_state(ser->state, ser->state_size);
+		if (IS_ERR(state))
+			return PTR_ERR(state);
+	}
+
+	/* There is one from before if an earlier attempt to open failed. */
+	kfree(vdev->pci_saved_state);
+	vdev->pci_saved_state = state;
+	vdev->reset_works = ser->flags & VFIO_PCI_SER_RESET_WORKS;
+	vdev->nointx = ser->flags & VFIO_PCI_SER_NOINTX;
+	vdev->pci_2_3 = ser->flags & VFIO_PCI_SER_PCI_2_3;
+	return 0;
+}

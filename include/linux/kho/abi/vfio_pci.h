@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ */
+
+#ifndef _LINUX_KHO_ABI_VFIO_PCI_H
+#define _LINUX_KHO_ABI_VFIO_PCI_H
+
+#include <linux/bits.h>
+#include <linux/build_bug.h>
+#include <linux/types.h>
+
+/**
+ * DOC: vfio-pci Live Update ABI
+ *
+ * vfio-pci hands one &struct vfio_pci_ser for each preserved device file to the
+ * next kernel. It holds what that kernel can't read from a running device.
+ *
+ * This interface is a contract. Any change to the layout or to the meaning of a
+ * field requires a new %VFIO_PCI_LIVEUPDATE_COMPATIBLE.
+ */
+
+/** VFIO_PCI_LIVEUPDATE_COMPATIBLE - Name of the file handler and its version. */
+#define VFIO_PCI_LIVEUPDATE_COMPATIBLE	"vfio-pci-v1"
+
+/** VFIO_PCI_SER_RESET_WORKS - The function reset at the first open succeeded. */
+#define VFIO_PCI_SER_RESET_WORKS	BIT(0)
+
+/** VFIO_PCI_SER_NOINTX - The device's INTx is broken and masked. */
+#define VFIO_PCI_SER_NOINTX		BIT(1)
+
+/** VFIO_PCI_SER_PCI_2_3 - Interrupt Disable in the Command register works. */
+#define VFIO_PCI_SER_PCI_2_3		BIT(2)
+
+/** VFIO_PCI_SER_FLAGS - All flags that this version knows. */
+#define VFIO_PCI_SER_FLAGS		GENMASK(2, 0)
+
+/**
+ * struct vfio_pci_ser - A preserved vfio-pci device file.
+ * @domain:     PCI segment group of the device.
+ * @bdf:        Bus, device and function, as in PCI_DEVID().
+ * @flags:      VFIO_PCI_SER_*; all other bits are zero.
+ * @state_size: Length of @state in bytes; 0 if there is none.
+ * @reserved:   Zero.
+ * @state:      Configuration of the device when it was first opened, to which it
+ *              is reset when it is closed: &struct pci_state_ser.
+ */
+struct vfio_pci_ser {
+	u32 domain;
+	u16 bdf;
+	u16 flags;
+	u32 state_size;
+	u32 reserved;
+	u8 state[];
+} __packed;
+
+static_assert(sizeof(struct vfio_pci_ser) == 16);
+
+#endif /* _LINUX_KHO_ABI_VFIO_PCI_H */
