@@ -1,0 +1,743 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A small VMM whose NIC goes on receiving while the kernel is replaced.
+ *
+ *	vmm --stage 1 <bdf> [<bdf>...]	receive, preserve, kexec
+ *	vmm --stage 2 <bdf> [<bdf>...]	take back, finish, check
+ *
+ * Each NIC is an Intel 82576 (igb) bound to vfio-pci; it writes numbered packets
+ * into a memfd. The first NIC is preserved together with its memory. Of the
+ * others only the memory is: they show what a kexec does to an ordinary device.
+ * Stage 2 ends when a packet that says it is the last one has come in.
+ *
+ * Lines that begin with "VMM:" are for programs, see vmtest.py.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stddef.h>
+#include <time.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/reboot.h>
+#include <sys/syscall.h>
+
+#include <asm/barrier.h>
+#include <linux/compiler.h>
+#include <linux/io.h>
+#include <linux/iommufd.h>
+#include <linux/kernel.h>
+#include <linux/mii.h>
+#include <linux/pci_regs.h>
+#include <linux/types.h>
+#include <linux/vfio.h>
+
+#include <libliveupdate.h>
+
+#include "e1000_regs.h"
+#include "e1000_defines.h"
+#include "e1000_82575.h"
+
+#define SESSION		"vmm"
+#define MAX_NICS	8
+
+#define NR_DESC		4096
+#define RING_SIZE	(NR_DESC * sizeof(union e1000_adv_rx_desc))
+#define BUFFER_SIZE	256		/* E1000_RCTL_SZ_256 */
+#define DMA_PAGE	4096
+#define MEMORY_SIZE	(8U << 20)
+#define NR_DMA_PAGES	(MEMORY_SIZE / DMA_PAGE)
+#define IOVA_BASE	(1ULL << 32)
+
+#define NR_MTA		128		/* the multicast table: 128 registers */
+#define ETHERTYPE	0x88b5		/* for local experiments */
+
+/* Registers that a reset clears or changes. */
+static const __u32 nic_setup[] = {
+	E1000_CTRL, E1000_CTRL_EXT, E1000_RCTL, E1000_RDBAL(0), E1000_RDBAH(0),
+	E1000_RDLEN(0), E1000_RDT(0), E1000_SRRCTL(0), E1000_RXDCTL(0),
+};
+
+#define NR_REGS		(NR_MTA + ARRAY_SIZE(nic_setup))
+
+/* What the host sends; see vmtest.py. */
+struct packet {
+	__u8 dst[6];
+	__u8 src[6];
+	__be16 type;
+	__le32 number;
+	__le32 last;
+	__u8 pattern[106];
+} __packed;
+
+/* What the memfd of a NIC holds. */
+struct memory {
+	__u64 dma_addr[NR_DMA_PAGES];	/* of each page of this memory */
+	__u64 ring_offset;
+	__u32 nr_desc;
+	struct {
+		__u32 offset;
+		__u32 value;
+	} reg[NR_REGS];
+	__u8 buffer[NR_DESC][BUFFER_SIZE] __aligned(DMA_PAGE);
+	__u8 arena[] __aligned(DMA_PAGE);	/* the ring is somewhere in here */
+};
+
+struct nic {
+	const char *bdf;
+	bool preserved;
+	bool noiommu;
+	int memfd;
+	int fd;
+	__u64 iova;
+	__u64 config_offset;
+	void *bar0;
+	struct memory *memory;
+	union e1000_adv_rx_desc *ring;
+};
+
+static struct nic nics[MAX_NICS];
+static int nr_nics;
+static int iommufd;
+static __u32 ioas_id;
+
+#define for_each_nic(nic) \
+	for (struct nic *nic = nics; nic < nics + nr_nics; nic++)
+
+#define say(fmt, ...) printf("VMM: " fmt "\n", ##__VA_ARGS__)
+
+#define die(fmt, ...) do { \
+	say("FAIL " fmt, ##__VA_ARGS__); \
+	exit(1); \
+} while (0)
+
+#define die_errno(err, fmt, ...) die(fmt ": %s", ##__VA_ARGS__, strerror(err))
+
+static int check(int ret, const char *what, const char *bdf)
+{
+	if (ret < 0)
+		die_errno(errno, "%s %s", bdf, what);
+	return ret;
+}
+
+/* libliveupdate returns -errno */
+static int check_luo(int ret, const char *what, const char *bdf)
+{
+	if (ret < 0)
+		die_errno(-ret, "%s %s", bdf, what);
+	return ret;
+}
+
+static __u64 now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
+}
+
+/* Call until() every millisecond until it is true. */
+#define wait_for(limit_ms, until, fmt, ...) do { \
+	__u64 end = now_ms() + (limit_ms); \
+	while (!(until)) { \
+		if (now_ms() > end) \
+			die("gave up waiting for " fmt, ##__VA_ARGS__); \
+		usleep(1000); \
+	} \
+} while (0)
+
+/* ---- PCI as sysfs shows it: reading doesn't touch the device ---- */
+
+static const char *driver_of(const char *dir)
+{
+	static char link[PATH_MAX];
+	char path[PATH_MAX + 8];
+	ssize_t len;
+
+	snprintf(path, sizeof(path), "%s/driver", dir);
+	len = readlink(path, link, sizeof(link) - 1);
+	if (len < 0)
+		return "none";
+	link[len] = '\0';
+	return strrchr(link, '/') + 1;
+}
+
+/* BARs, ROM, VF BARs and, of a bridge, windows; each with its index. */
+static void print_resources(const char *dir)
+{
+	unsigned long long start, end, flags;
+	const char *separator = "";
+	char path[PATH_MAX + 16];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/resource", dir);
+	file = fopen(path, "r");
+	if (!file)
+		die_errno(errno, "%s", path);
+	printf(" resources=");
+	for (int i = 0; fscanf(file, "%llx %llx %llx", &start, &end, &flags) == 3; i++) {
+		if (!flags)
+			continue;
+		printf("%s%d:%llx-%llx", separator, i, start, end);
+		separator = ",";
+	}
+	fclose(file);
+}
+
+static void report_function(const char *dir, const char *bdf)
+{
+	char path[PATH_MAX + 8];
+	__u8 config[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/config", dir);
+	fd = open(path, O_RDONLY);
+	if (fd < 0 || read(fd, config, sizeof(config)) != sizeof(config))
+		die_errno(errno, "%s", path);
+	close(fd);
+
+	printf("VMM: pci nic=%s bdf=%s driver=%s command=%02x%02x",
+	       bdf, strrchr(dir, '/') + 1, driver_of(dir),
+	       config[PCI_COMMAND + 1], config[PCI_COMMAND]);
+	if ((config[PCI_HEADER_TYPE] & PCI_HEADER_TYPE_MASK) == PCI_HEADER_TYPE_BRIDGE)
+		printf(" buses=%02x-%02x-%02x", config[PCI_PRIMARY_BUS],
+		       config[PCI_SECONDARY_BUS], config[PCI_SUBORDINATE_BUS]);
+	print_resources(dir);
+	printf("\n");
+}
+
+/* The device and all bridges above it, topmost first. */
+static void report_path(const char *bdf)
+{
+	char link[PATH_MAX], path[PATH_MAX];
+	char *end;
+
+	snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s", bdf);
+	if (!realpath(link, path))
+		die_errno(errno, "%s", link);
+
+	/* /sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/... */
+	end = strchr(path + strlen("/sys/devices/"), '/');
+	while (end) {
+		end = strchr(end + 1, '/');
+		if (end)
+			*end = '\0';
+		report_function(path, bdf);
+		if (end)
+			*end = '/';
+	}
+}
+
+/* ---- VFIO and iommufd ---- */
+
+/* Open the VFIO character device; without an IOMMU it is called noiommu-vfio%d. */
+static void nic_open(struct nic *nic)
+{
+	char path[PATH_MAX];
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vfio-dev", nic->bdf);
+	dir = opendir(path);
+	if (!dir)
+		die("%s isn't bound to vfio-pci", nic->bdf);
+	do {
+		entry = readdir(dir);
+	} while (entry && !strstr(entry->d_name, "vfio"));
+	if (!entry)
+		die("%s has no VFIO character device", nic->bdf);
+
+	snprintf(path, sizeof(path), "/dev/vfio/devices/%s", entry->d_name);
+	closedir(dir);
+	nic->fd = check(open(path, O_RDWR), path, nic->bdf);
+}
+
+static struct vfio_region_info region_info(struct nic *nic, __u32 index)
+{
+	struct vfio_region_info info = { .argsz = sizeof(info), .index = index };
+
+	check(ioctl(nic->fd, VFIO_DEVICE_GET_REGION_INFO, &info), "region info", nic->bdf);
+	return info;
+}
+
+static void nic_bind(struct nic *nic)
+{
+	struct vfio_device_bind_iommufd bind = {
+		.argsz = sizeof(bind),
+		.iommufd = iommufd,
+	};
+
+	check(ioctl(nic->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind), "bind iommufd", nic->bdf);
+}
+
+static void nic_map_bar(struct nic *nic)
+{
+	struct vfio_region_info bar = region_info(nic, VFIO_PCI_BAR0_REGION_INDEX);
+
+	nic->bar0 = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 nic->fd, bar.offset);
+	if (nic->bar0 == MAP_FAILED)
+		die_errno(errno, "%s map BAR 0", nic->bdf);
+	nic->config_offset = region_info(nic, VFIO_PCI_CONFIG_REGION_INDEX).offset;
+}
+
+static void iommufd_open(void)
+{
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+
+	iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu");
+	check(ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc), "alloc", "ioas");
+	ioas_id = alloc.out_ioas_id;
+}
+
+/* Let the NIC reach its memory. This also pins it. */
+static void nic_map_dma(struct nic *nic)
+{
+	struct vfio_device_attach_iommufd_pt attach = {
+		.argsz = sizeof(attach),
+		.pt_id = ioas_id,
+	};
+	struct iommu_ioas_map map = {
+		.size = sizeof(map),
+		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
+			 IOMMU_IOAS_MAP_WRITEABLE,
+		.ioas_id = ioas_id,
+		.user_va = (uintptr_t)nic->memory,
+		.length = MEMORY_SIZE,
+		.iova = nic->iova,
+	};
+
+	check(ioctl(nic->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach", nic->bdf);
+	check(ioctl(iommufd, IOMMU_IOAS_MAP, &map), "map memory", nic->bdf);
+}
+
+/* What the NIC has to use as address: the physical one if there is no IOMMU. */
+static __u64 dma_addr(struct nic *nic, __u64 offset)
+{
+	struct iommu_ioas_noiommu_get_pa get = {
+		.size = sizeof(get),
+		.ioas_id = ioas_id,
+		.iova = nic->iova + offset,
+		.length = 1,
+	};
+
+	if (!ioctl(iommufd, IOMMU_IOAS_NOIOMMU_GET_PA, &get))
+		return get.out_phys;
+	if (errno != EOPNOTSUPP)
+		die_errno(errno, "%s get physical address", nic->bdf);
+	return nic->iova + offset;
+}
+
+static __u64 dma_addr_saved(struct nic *nic, const void *p)
+{
+	__u64 offset = (uintptr_t)p - (uintptr_t)nic->memory;
+
+	return nic->memory->dma_addr[offset / DMA_PAGE] + offset % DMA_PAGE;
+}
+
+/* ---- memory ---- */
+
+static void nic_map_memory(struct nic *nic)
+{
+	nic->memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			   nic->memfd, 0);
+	if (nic->memory == MAP_FAILED)
+		die_errno(errno, "%s map memory", nic->bdf);
+}
+
+static void nic_create_memory(struct nic *nic)
+{
+	nic->memfd = check(memfd_create(nic->bdf, 0), "memfd", nic->bdf);
+	check(ftruncate(nic->memfd, MEMORY_SIZE), "memfd size", nic->bdf);
+	nic_map_memory(nic);
+}
+
+/*
+ * The ring must be contiguous for the NIC, and the pages of a memfd needn't be:
+ * take the longest run of pages that is. Any run does, the host is told how many
+ * packets fit.
+ */
+static void nic_place_ring(struct nic *nic)
+{
+	__u32 first = offsetof(struct memory, arena) / DMA_PAGE;
+	struct memory *m = nic->memory;
+	__u32 start = first, size = 0;
+
+	for (__u32 i = 0; i < NR_DMA_PAGES; i++)
+		m->dma_addr[i] = dma_addr(nic, (__u64)i * DMA_PAGE);
+
+	for (__u32 i = first; i < NR_DMA_PAGES && size < RING_SIZE; i++) {
+		if (i > start && m->dma_addr[i] != m->dma_addr[i - 1] + DMA_PAGE)
+			start = i;
+		if ((i + 1 - start) * DMA_PAGE > size) {
+			size = (i + 1 - start) * DMA_PAGE;
+			m->ring_offset = (__u64)start * DMA_PAGE;
+		}
+	}
+	m->nr_desc = size / sizeof(*nic->ring);
+	nic->ring = (void *)m + m->ring_offset;
+}
+
+static __u32 nr_moved_pages(struct nic *nic)
+{
+	__u32 moved = 0;
+
+	for (__u32 i = 0; i < NR_DMA_PAGES; i++)
+		if (dma_addr(nic, (__u64)i * DMA_PAGE) != nic->memory->dma_addr[i])
+			moved++;
+	return moved;
+}
+
+/* ---- the NIC ---- */
+
+static __u32 nic_read(struct nic *nic, __u32 reg)
+{
+	return readl(nic->bar0 + reg);
+}
+
+static void nic_write(struct nic *nic, __u32 reg, __u32 value)
+{
+	writel(value, nic->bar0 + reg);
+}
+
+static void nic_enable_dma(struct nic *nic)
+{
+	__le16 command;
+	__u64 offset = nic->config_offset + PCI_COMMAND;
+
+	if (pread(nic->fd, &command, sizeof(command), offset) != sizeof(command))
+		die_errno(errno, "%s read command register", nic->bdf);
+	command |= PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+	if (pwrite(nic->fd, &command, sizeof(command), offset) != sizeof(command))
+		die_errno(errno, "%s write command register", nic->bdf);
+}
+
+/*
+ * Start autonegotiation: QEMU's igb reports its link up when that is done, and
+ * receives nothing before.
+ */
+static void nic_link_up(struct nic *nic)
+{
+	nic_write(nic, E1000_CTRL, nic_read(nic, E1000_CTRL) | E1000_CTRL_SLU);
+	nic_write(nic, E1000_MDIC,
+		  BMCR_ANENABLE | BMCR_ANRESTART | MII_BMCR << E1000_MDIC_REG_SHIFT |
+		  1 << E1000_MDIC_PHY_SHIFT | E1000_MDIC_OP_WRITE);
+	wait_for(10000, nic_read(nic, E1000_STATUS) & E1000_STATUS_LU,
+		 "the link of %s", nic->bdf);
+}
+
+static void nic_fill_ring(struct nic *nic)
+{
+	for (__u32 i = 0; i < nic->memory->nr_desc; i++) {
+		nic->ring[i].read.pkt_addr =
+			dma_addr_saved(nic, nic->memory->buffer[i]);
+		nic->ring[i].read.hdr_addr = 0;
+	}
+}
+
+/* No interrupt, no filter, one buffer for each packet. */
+static void nic_start_receive(struct nic *nic)
+{
+	__u64 ring = dma_addr_saved(nic, nic->ring);
+	__u32 nr_desc = nic->memory->nr_desc;
+
+	nic_write(nic, E1000_IMC, ~0U);
+	nic_write(nic, E1000_EIMC, ~0U);
+	nic_write(nic, E1000_CTRL_EXT,
+		  nic_read(nic, E1000_CTRL_EXT) | E1000_CTRL_EXT_DRV_LOAD);
+	nic_write(nic, E1000_RDBAL(0), ring);
+	nic_write(nic, E1000_RDBAH(0), ring >> 32);
+	nic_write(nic, E1000_RDLEN(0), nr_desc * sizeof(*nic->ring));
+	nic_write(nic, E1000_SRRCTL(0), E1000_SRRCTL_DESCTYPE_ADV_ONEBUF);
+	nic_write(nic, E1000_RXDCTL(0), E1000_RXDCTL_QUEUE_ENABLE);
+	nic_write(nic, E1000_RCTL, E1000_RCTL_EN | E1000_RCTL_UPE | E1000_RCTL_MPE |
+				   E1000_RCTL_BAM | E1000_RCTL_SZ_256 | E1000_RCTL_SECRC);
+	/* The queue is only enabled once the receiver is */
+	wait_for(1000, nic_read(nic, E1000_RXDCTL(0)) & E1000_RXDCTL_QUEUE_ENABLE,
+		 "the queue of %s", nic->bdf);
+	/* Head and tail being equal means empty: one descriptor stays unused */
+	nic_write(nic, E1000_RDT(0), nr_desc - 1);
+}
+
+/* With all packets accepted nothing uses the multicast table: room for a pattern. */
+static void nic_mark_registers(struct nic *nic)
+{
+	struct memory *m = nic->memory;
+	__u32 n = 0;
+
+	for (__u32 i = 0; i < NR_MTA; i++, n++) {
+		m->reg[n].offset = E1000_MTA + 4 * i;
+		nic_write(nic, m->reg[n].offset, 0x5eed0000 + i);
+	}
+	for (__u32 i = 0; i < ARRAY_SIZE(nic_setup); i++, n++)
+		m->reg[n].offset = nic_setup[i];
+	for (__u32 i = 0; i < NR_REGS; i++)
+		m->reg[i].value = nic_read(nic, m->reg[i].offset);
+}
+
+static void nic_report_registers(struct nic *nic)
+{
+	__u32 intact = 0;
+
+	for (__u32 i = 0; i < NR_REGS; i++) {
+		__u32 value = nic_read(nic, nic->memory->reg[i].offset);
+
+		if (value == nic->memory->reg[i].value)
+			intact++;
+	}
+	say("registers bdf=%s intact=%u of=%zu", nic->bdf, intact, NR_REGS);
+}
+
+/* ---- packets ---- */
+
+static bool is_received(struct nic *nic, __u32 i)
+{
+	__u32 status = READ_ONCE(nic->ring[i].wb.upper.status_error);
+
+	rmb();	/* the packet is read after the status that says it is there */
+	return status & E1000_RXD_STAT_DD;
+}
+
+static __u32 nr_received(struct nic *nic)
+{
+	__u32 i = 0;
+
+	while (i < nic->memory->nr_desc && is_received(nic, i))
+		i++;
+	return i;
+}
+
+static struct packet *packet_at(struct nic *nic, __u32 i)
+{
+	return (struct packet *)nic->memory->buffer[i];
+}
+
+static bool last_received(struct nic *nic)
+{
+	__u32 n = nr_received(nic);
+
+	return n && packet_at(nic, n - 1)->last;
+}
+
+static bool is_intact(struct nic *nic, __u32 i)
+{
+	struct packet *packet = packet_at(nic, i);
+
+	if (nic->ring[i].wb.upper.length != sizeof(*packet))
+		return false;
+	if (packet->type != htobe16(ETHERTYPE))
+		return false;
+	for (__u32 j = 0; j < sizeof(packet->pattern); j++)
+		if (packet->pattern[j] != (__u8)(packet->number + j))
+			return false;
+	return true;
+}
+
+static void nic_report_packets(struct nic *nic)
+{
+	__u32 received = nr_received(nic);
+	__u32 expected = 0, missing = 0, disordered = 0, damaged = 0;
+
+	for (__u32 i = 0; i < received; i++) {
+		__u32 number = packet_at(nic, i)->number;
+
+		if (!is_intact(nic, i)) {
+			damaged++;
+		} else if (number < expected) {
+			disordered++;
+		} else {
+			missing += number - expected;
+			expected = number + 1;
+		}
+	}
+	say("packets bdf=%s received=%u missing=%u disordered=%u damaged=%u",
+	    nic->bdf, received, missing, disordered, damaged);
+}
+
+/* ---- stage 1 ---- */
+
+static void nic_set_up(struct nic *nic)
+{
+	nic_create_memory(nic);
+	nic_open(nic);
+	nic_bind(nic);		/* VFIO resets the device at first open */
+	nic_map_bar(nic);
+	nic_map_dma(nic);
+	nic_place_ring(nic);
+	nic_fill_ring(nic);
+	nic_enable_dma(nic);
+	nic_link_up(nic);
+	nic_start_receive(nic);
+	nic_mark_registers(nic);
+	say("ring bdf=%s addr=%#llx count=%u", nic->bdf,
+	    (unsigned long long)dma_addr_saved(nic, nic->ring), nic->memory->nr_desc);
+}
+
+static __u64 memory_token(struct nic *nic)
+{
+	return 2 * (nic - nics);
+}
+
+static __u64 device_token(struct nic *nic)
+{
+	return memory_token(nic) + 1;
+}
+
+static void preserve(int session, bool forget)
+{
+	for_each_nic(nic) {
+		check_luo(luo_session_preserve_fd(session, nic->memfd, memory_token(nic)),
+			  "preserve memory", nic->bdf);
+		if (nic->preserved && !forget)
+			check_luo(luo_session_preserve_fd(session, nic->fd,
+							  device_token(nic)),
+				  "preserve device", nic->bdf);
+	}
+}
+
+/* The next kernel gets this one's command line and is told which stage it is. */
+static void load_kernel(const char *kernel, const char *initrd)
+{
+	char cmdline[2048] = "";
+	int cmdline_fd = check(open("/proc/cmdline", O_RDONLY), "open", "/proc/cmdline");
+	int kernel_fd = check(open(kernel, O_RDONLY), "open", kernel);
+	int initrd_fd = check(open(initrd, O_RDONLY), "open", initrd);
+
+	check(read(cmdline_fd, cmdline, sizeof(cmdline) - 32), "read", "/proc/cmdline");
+	cmdline[strcspn(cmdline, "\n")] = '\0';
+	strcat(cmdline, " luo_stage=2");
+	check(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
+		      cmdline, 0), "kexec_file_load", kernel);
+	close(cmdline_fd);
+	close(kernel_fd);
+	close(initrd_fd);
+}
+
+static void stage1(const char *kernel, const char *initrd, bool forget)
+{
+	int luo, session;
+
+	luo = check(luo_open_device(), "open", LUO_DEVICE);
+	iommufd_open();
+	for_each_nic(nic)
+		nic_set_up(nic);
+	say("receiving");
+	for_each_nic(nic)
+		wait_for(20000, nr_received(nic) >= 50, "packets at %s", nic->bdf);
+
+	session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
+	preserve(session, forget);
+	say("preserved");
+	load_kernel(kernel, initrd);
+	for_each_nic(nic)
+		report_path(nic->bdf);
+	say("kexec");
+	check(reboot(RB_KEXEC), "reboot", kernel);
+}
+
+/* ---- stage 2 ---- */
+
+static void nic_take_back(struct nic *nic, int session)
+{
+	nic->memfd = check_luo(luo_session_retrieve_fd(session, memory_token(nic)),
+			       "retrieve memory", nic->bdf);
+	nic_map_memory(nic);
+	nic->ring = (void *)nic->memory + nic->memory->ring_offset;
+	/* Nothing has been done to the device yet */
+	say("found bdf=%s received=%u", nic->bdf, nr_received(nic));
+
+	if (nic->preserved)
+		nic->fd = check_luo(luo_session_retrieve_fd(session, device_token(nic)),
+				    "retrieve device", nic->bdf);
+	else
+		nic_open(nic);
+	nic_bind(nic);
+	nic_map_bar(nic);
+	nic_map_dma(nic);
+	say("held bdf=%s moved_pages=%u", nic->bdf, nr_moved_pages(nic));
+	nic_report_registers(nic);
+}
+
+static void stage2(void)
+{
+	int luo, session;
+
+	for_each_nic(nic)
+		report_path(nic->bdf);
+
+	luo = check(luo_open_device(), "open", LUO_DEVICE);
+	iommufd_open();
+	session = check_luo(luo_retrieve_session(luo, SESSION), "retrieve session", SESSION);
+	for_each_nic(nic)
+		nic_take_back(nic, session);
+	check_luo(luo_session_finish(session), "finish session", SESSION);
+	say("finished");
+
+	wait_for(20000, last_received(&nics[0]), "the last packet at %s", nics[0].bdf);
+	for_each_nic(nic) {
+		nic_report_registers(nic);
+		nic_report_packets(nic);
+	}
+	say("done");
+}
+
+static void usage(void)
+{
+	fprintf(stderr,
+		"vmm --stage 1|2 [options] <bdf> [<bdf>...]\n"
+		"  the first device is preserved, all are Intel 82576 bound to vfio-pci\n"
+		"  --kernel FILE   the next kernel (/kernel)\n"
+		"  --initrd FILE   its initramfs (/initrd.img); stage 2 is up to it\n"
+		"  --forget        don't preserve the device: stage 2 must then fail\n");
+	exit(2);
+}
+
+int main(int argc, char *argv[])
+{
+	static const struct option options[] = {
+		{ "stage", required_argument, NULL, 's' },
+		{ "kernel", required_argument, NULL, 'k' },
+		{ "initrd", required_argument, NULL, 'i' },
+		{ "forget", no_argument, NULL, 'f' },
+		{ }
+	};
+	const char *kernel = "/kernel", *initrd = "/initrd.img";
+	bool forget = false;
+	int stage = 0, opt;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (opt) {
+		case 's':
+			stage = atoi(optarg);
+			break;
+		case 'k':
+			kernel = optarg;
+			break;
+		case 'i':
+			initrd = optarg;
+			break;
+		case 'f':
+			forget = true;
+			break;
+		default:
+			usage();
+		}
+	}
+	nr_nics = argc - optind;
+	if (stage < 1 || stage > 2 || nr_nics < 1 || nr_nics > MAX_NICS)
+		usage();
+	for (int i = 0; i < nr_nics; i++) {
+		nics[i].bdf = argv[optind + i];
+		nics[i].preserved = i == 0;
+		nics[i].iova = IOVA_BASE + (__u64)i * MEMORY_SIZE;
+	}
+
+	say("stage %d", stage);
+	if (stage == 1)
+		stage1(kernel, initrd, forget);
+	else
+		stage2();
+	return 0;
+}

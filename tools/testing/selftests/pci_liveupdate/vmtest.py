@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A virtual machine whose NICs are watched from outside while its kernel is replaced.
+
+    initramfs(path, gen_init_cpio, kernel, vmm)
+    with VM(directory, kernel, initrd) as vm:
+        vm.wait("VMM: finished", 60)
+        vm.end_traffic()
+        vm.wait("VMM: done", 60)
+
+The guest's init and vmm.c do the guest's part; its lines "VMM: <name> <key>=<value>..."
+become events here. For each NIC there is a Wire: numbered packets go in at one end,
+and at the other it is seen in the guest's memory when they have got there. Memory
+is shared with QEMU, so that looking neither stops nor disturbs the guest, and works
+as well while no kernel runs.
+"""
+
+import ctypes
+import mmap
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+RAM = 1 << 30       # all below the PCI hole: address and offset are the same
+
+# For a kernel with KASAN: its shadow is so much of the memory that what KHO would
+# reserve by default isn't there.
+DEBUG_OPTIONS = "kho_scratch=300M,0M,50M"
+
+# What the two NICs hang on. SeaBIOS numbers the buses in this order.
+SWITCH = [
+    "pcie-root-port,id=root,bus=pcie.0,addr=2.0,chassis=1",
+    "x3130-upstream,id=up,bus=root",
+    "xio3130-downstream,id=down0,bus=up,addr=0.0,chassis=2",
+    "xio3130-downstream,id=down1,bus=up,addr=1.0,chassis=3",
+    "igb,netdev=wire0,bus=down0,mac=52:54:00:00:00:01,romfile=",
+    "igb,netdev=wire1,bus=down1,mac=52:54:00:00:00:02,romfile=",
+]
+
+# vfio-noiommu taints the kernel and says so: that is no warning in this sense
+BAD = re.compile(
+    r"\bWARNING\b|\bBUG\b|\bOops\b|KASAN|UBSAN|KCSAN|Call Trace|Kernel panic|"
+    r"possible (recursive|circular)|inconsistent lock|suspicious RCU|unreferenced object|"
+    r"kmemleak: \d+ new|lockdep is turned off|blocked for more than|soft lockup|"
+    r"general protection|/init: ")
+
+
+class Failure(Exception):
+    """The run can't go on; says why in words for a user."""
+
+
+# ---- packets ----
+
+HEADER = struct.Struct("<6s6s2sII")     # vmm.c: struct packet
+PATTERN = bytes(range(256)) * 2
+DONE = 1                                # a descriptor's status: written back
+
+
+def frame(number, last=False):
+    start = number & 0xff
+    return HEADER.pack(b"\xff" * 6, b"\x02\0\0\0\0\1", b"\x88\xb5", number, last) \
+        + PATTERN[start:start + 106]
+
+
+FRAME_SIZE = len(frame(0))
+
+
+class Wire:
+    """The cable of one NIC.
+
+    QEMU stops reading while a NIC can't receive, and delivers later: loss would
+    look like delay. But the socket takes only about 80 packets that nobody reads,
+    as the packet buffer of a NIC would. What doesn't fit is refused, and lost.
+    """
+
+    def __init__(self):
+        self.socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+        self.bdf = None
+        self.buffers = []       # address of each descriptor's buffer
+        self.sent = []          # time; the index is the packet's number
+        self.seen = []          # (time, number); the index is the descriptor's
+        self.damaged = 0
+
+    def connect(self, memory, bdf, ring, count):
+        """The guest has a ring at this address: packets may come."""
+        self.memory, self.ring = memory, ring
+        self.buffers = [struct.unpack_from("<Q", memory, ring + 16 * i)[0]
+                        for i in range(count)]
+        self.bdf = bdf
+
+    def send(self, now, last=False):
+        number = len(self.sent)
+        if number >= len(self.buffers) - 1:
+            raise Failure(f"{self.bdf}: the ring has only room for {number} packets")
+        self.sent.append(now)
+        try:
+            self.socket.send(frame(number, last))
+        except BlockingIOError:
+            pass
+
+    def look(self, now):
+        """Note what has arrived in memory since the last look."""
+        while len(self.seen) < len(self.buffers):
+            slot = len(self.seen)
+            if not self.memory[self.ring + 16 * slot + 8] & DONE:
+                return
+            start = self.buffers[slot]
+            data = self.memory[start:start + FRAME_SIZE]
+            number, last = HEADER.unpack_from(data)[3:]
+            if data != frame(number, last) or number >= len(self.sent):
+                self.damaged += 1
+                number = None
+            self.seen.append((now, number))
+
+    def numbers(self):
+        return [number for _, number in self.seen if number is not None]
+
+    def lost(self):
+        return sorted(set(range(len(self.sent))) - set(self.numbers()))
+
+    def disordered(self):
+        """Packets that came twice or after one with a higher number."""
+        count, highest = 0, -1
+        for number in self.numbers():
+            count += number <= highest
+            highest = max(highest, number)
+        return count
+
+    def sent_between(self, start, end):
+        return {n for n, when in enumerate(self.sent) if start <= when <= end}
+
+    def longest_wait(self):
+        return max((when - self.sent[n] for when, n in self.seen if n is not None), default=0)
+
+
+# ---- the machine ----
+
+@dataclass
+class Line:
+    time: float
+    kernel: int         # 1 is the first
+    text: str
+
+
+@dataclass
+class Event:
+    time: float
+    kernel: int
+    name: str
+    fields: dict = field(default_factory=dict)
+
+
+def run_with_parent():
+    """In the child: don't survive this program, however it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)      # PR_SET_PDEATHSIG
+
+
+class VM:
+    def __init__(self, directory, kernel, initrd, append="", devices=SWITCH,
+                 interval=0.01, trace=None):
+        """interval: seconds between packets; trace: file for PCI config accesses"""
+        os.makedirs(directory, exist_ok=True)
+        self.directory = directory
+        self.interval = interval
+        self.trace = trace
+        self.lines, self.events = [], []
+        self.kernels = 0
+        self.checked = 0        # lines that wait() has been through
+        self.partial = b""
+        self.due = None         # time of the next packets; None: no traffic
+        self.sending = True
+        self.wires = [Wire() for device in devices if "netdev=" in device]
+        self.log = open(f"{directory}/console.log", "w")
+        ram_fd = os.memfd_create("guest")
+        os.ftruncate(ram_fd, RAM)
+        self.memory = mmap.mmap(ram_fd, RAM, prot=mmap.PROT_READ)
+        self.start(self.command(ram_fd, kernel, initrd, append, devices), ram_fd)
+        os.close(ram_fd)
+        for wire in self.wires:
+            wire.far_end.close()
+
+    def command(self, ram_fd, kernel, initrd, append, devices):
+        args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+                "-machine", "q35,memory-backend=ram", "-accel", "tcg", "-smp", "2",
+                "-m", f"{RAM >> 20}M", "-object",
+                f"memory-backend-file,id=ram,size={RAM},share=on,mem-path=/proc/self/fd/{ram_fd}",
+                "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd,
+                "-append", "console=ttyS0 panic=-1 liveupdate=on printk.devkmsg=on "
+                           f"vfio.enable_unsafe_noiommu_mode=1 {append}"]
+        for number, wire in enumerate(self.wires):
+            args += ["-netdev", f"dgram,id=wire{number},local.type=fd,"
+                                f"local.str={wire.far_end.fileno()}"]
+        for device in devices:
+            args += ["-device", device]
+        if self.trace:
+            args += ["-trace", "pci_cfg_read", "-trace", "pci_cfg_write",
+                     "-msg", "timestamp=on", "-D", self.trace]
+        return args
+
+    def start(self, args, ram_fd):
+        fds = [ram_fd] + [wire.far_end.fileno() for wire in self.wires]
+        self.epoch = time.monotonic()
+        self.wall_clock = time.time()   # at the epoch; QEMU's trace has this one
+        with open(f"{self.directory}/qemu.log", "w") as errors:
+            try:
+                self.process = subprocess.Popen(
+                    args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                    pass_fds=fds, preexec_fn=run_with_parent)
+            except FileNotFoundError:
+                raise Failure(f"{args[0]} isn't installed") from None
+        self.console = self.process.stdout.fileno()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.look()
+        self.log.close()
+
+    def now(self):
+        return time.monotonic() - self.epoch
+
+    # -- what the guest says --
+
+    def read_console(self):
+        """Returns False at the end."""
+        data = os.read(self.console, 65536)
+        *complete, self.partial = (self.partial + data).split(b"\n")
+        for line in complete:
+            self.take_line(line.decode(errors="replace").rstrip("\r"))
+        return bool(data)
+
+    def take_line(self, text):
+        if "Linux version" in text:
+            self.kernels += 1
+        line = Line(self.now(), self.kernels, text)
+        self.lines.append(line)
+        print(f"{line.time:8.3f} {text}", file=self.log, flush=True)
+        found = re.search(r"\bVMM: (\w+) ?(.*)", text)
+        if found:
+            fields = dict(re.findall(r"(\w+)=(\S*)", found[2]))
+            self.take_event(Event(line.time, line.kernel, found[1], fields))
+
+    def take_event(self, event):
+        self.events.append(event)
+        if event.name == "ring":
+            wire = next(wire for wire in self.wires if not wire.bdf)
+            wire.connect(self.memory, event.fields["bdf"],
+                         int(event.fields["addr"], 16), int(event.fields["count"]))
+        elif event.name == "receiving":
+            self.due = self.now()
+
+    def find(self, name, **fields):
+        """The events of this name and with these fields."""
+        return [event for event in self.events if event.name == name
+                and fields.items() <= {**event.fields, "kernel": event.kernel}.items()]
+
+    # -- time goes on only in here --
+
+    def step(self, limit):
+        """Until something happens. Returns False when the guest is off."""
+        now = self.now()
+        if self.due and now >= self.due:
+            self.look()
+            if self.sending:
+                self.send()
+            self.due = max(self.due + self.interval, now)
+        timeout = min(limit, self.due or limit) - now
+        if select.select([self.console], [], [], max(timeout, 0))[0]:
+            return self.read_console()
+        return True
+
+    def look(self):
+        for wire in self.wires:
+            wire.look(self.now())
+
+    def send(self, last=False):
+        for wire in self.wires:
+            if wire.bdf:
+                wire.send(self.now(), last)
+
+    def wait(self, pattern, limit):
+        """For a line of the console, at most limit seconds. Returns it."""
+        end = self.now() + limit
+        running = True
+        while True:
+            for line in self.lines[self.checked:]:
+                self.checked += 1
+                if re.search(pattern, line.text):
+                    return line
+                if re.search("VMM: FAIL|Kernel panic", line.text):
+                    self.run(1)
+                    raise Failure(re.sub(r"^\[.*?\] ", "", line.text))
+            if not running:
+                raise Failure(f"the guest ended while we waited for '{pattern}'; {self.last()}")
+            if self.now() > end:
+                raise Failure(f"no '{pattern}' within {limit} s; {self.last()}")
+            running = self.step(end)
+
+    def last(self):
+        if self.lines:
+            return f"its last words: {self.lines[-1].text} (see {self.directory}/console.log)"
+        with open(f"{self.directory}/qemu.log") as file:
+            return f"QEMU says: {file.read().strip() or 'nothing'}"
+
+    def run(self, seconds):
+        end = self.now() + seconds
+        while self.now() < end and self.step(end):
+            pass
+
+    def wait_off(self, limit):
+        end = self.now() + limit
+        while self.step(end):
+            if self.now() > end:
+                raise Failure(f"the guest isn't off after {limit} s; {self.last()}")
+
+    def end_traffic(self):
+        """Send the packet that says so. We go on looking."""
+        self.send(last=True)
+        self.sending = False
+
+    def bad_lines(self):
+        return [line for line in self.lines if BAD.search(line.text)]
+
+    def config_writes(self, bdf, start, end):
+        """(offset, value) of each write to this function's config space; needs a trace."""
+        pattern = re.compile(r"\d+@([\d.]+):pci_cfg_write \S+ (\S+) @(\w+) <- (\w+)")
+        writes = []
+        with open(self.trace) as file:
+            for when, function, offset, value in pattern.findall(file.read()):
+                if f"0000:{function}" == bdf and start <= float(when) - self.wall_clock <= end:
+                    writes.append((int(offset, 16), int(value, 16)))
+        return writes
+
+
+# ---- its contents ----
+
+def build_vmm(source, output, headers):
+    """source: this directory in a kernel tree; headers: the kernel's, for userspace"""
+    made = subprocess.run(["make", "-s", "-C", source, f"OUTPUT={output}",
+                           f"KHDR_INCLUDES=-isystem {headers}"],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if made.returncode:
+        raise Failure(f"the guest's program doesn't build:\n{made.stdout}")
+    return f"{output}/vmm"
+
+
+def busybox():
+    path = shutil.which("busybox")
+    if not path:
+        raise Failure("busybox isn't installed (package busybox-static)")
+    with open(path, "rb") as file:
+        if b"/ld-linux" in file.read():
+            raise Failure(f"{path} isn't static: install the package busybox-static")
+    return path
+
+
+def cpio(path, gen_init_cpio, files):
+    """files: name in the archive and the file it comes from"""
+    entries = [f"dir /{name} 755 0 0" for name in ("bin", "dev", "proc", "sys")]
+    entries += ["nod /dev/console 600 0 0 c 5 1"]
+    entries += [f"slink /bin/{name} busybox 777 0 0" for name in ("mount", "reboot", "sleep")]
+    entries += [f"file {name} {source} 755 0 0" for name, source in files.items()]
+    with open(f"{path}.list", "w") as file:
+        file.write("\n".join(entries) + "\n")
+    with open(path, "wb") as file:
+        subprocess.run([gen_init_cpio, f"{path}.list"], stdout=file, check=True)
+
+
+def initramfs(path, gen_init_cpio, kernel, vmm):
+    """The next kernel and its initramfs are in the first one's."""
+    files = {"/init": f"{HERE}/init", "/bin/vmm": vmm, "/bin/busybox": busybox()}
+    cpio(f"{path}.next", gen_init_cpio, files)
+    cpio(path, gen_init_cpio,
+         {**files, "/kernel": kernel, "/initrd.img": f"{path}.next"})
