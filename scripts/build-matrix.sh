@@ -1,0 +1,86 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Build with and without us, VFIO in the kernel and as modules, and compile our own
+# files with W=1. Any warning of Kconfig, compiler, objtool or modpost is a failure.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+selftest=$top/tools/testing/selftests/pci_liveupdate
+base=("$selftest/config" "$selftest/config.x86_64")
+n=0
+failed=0
+
+# begin NAME: use the build directory $dir. Warnings only appear when a file is
+# compiled: where the last run had some, or was interrupted, start over, or this one
+# wouldn't see them. ccache repeats them.
+begin()
+{
+	dir=$out/build-matrix-$1
+	[ ! -e "$dir/unclean" ] || rm -rf "$dir"
+	mkdir -p "$dir"
+	touch "$dir/unclean"
+}
+
+# end DESCRIPTION STATUS: say how it went
+end()
+{
+	local result=ok
+
+	if [ "$2" -ne 0 ] || grep -i 'warning: ' "$dir/config.log" "$dir/build.log" >&2; then
+		result="not ok"
+		failed=1
+	else
+		rm "$dir/unclean"
+	fi
+	n=$((n + 1))
+	echo "$result $n - $1"
+}
+
+# combination PCI_LIVEUPDATE VFIO: y or n, y or m
+combination()
+{
+	local status=0 option targets=(vmlinux)
+
+	begin "vfio-$2"
+	{
+		[ "$1" = y ] || echo "# CONFIG_PCI_LIVEUPDATE is not set"
+		if [ "$2" = m ]; then
+			echo CONFIG_MODULES=y
+			for option in IOMMUFD VFIO VFIO_PCI; do
+				echo "CONFIG_$option=m"
+			done
+			targets+=(modules)
+		fi
+	} >"$dir/combination"
+	(
+		configure "$dir" "${base[@]}" "$dir/combination"
+		build "$dir" "${targets[@]}"
+	) | sed 's/^/# /' || status=1
+	end "PCI_LIVEUPDATE=$1 VFIO_PCI=$2" $status
+}
+
+# The debug configuration has all of our files
+strict()
+{
+	local status=0 objects
+
+	begin w1
+	mapfile -t objects < <(our_files | sed -n 's,^\(drivers\|samples\)\(.*\)\.c$,\1\2.o,p')
+	(
+		configure "$dir" "${base[@]}" "$selftest/config.debug"
+		build "$dir" W=1 "${objects[@]}"
+	) | sed 's/^/# /' || status=1
+	end "W=1 ${objects[*]}" $status
+}
+
+"$top/scripts/tree.sh" | sed 's/^/# /'
+lock "$out/build-matrix"
+echo 1..5
+combination y y
+combination n y
+combination n m
+combination y m
+strict
+exit $failed

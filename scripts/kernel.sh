@@ -1,0 +1,29 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Build out/build-$CONFIG from out/linux:
+#
+#   CONFIG=demo		small and fast (the default)
+#   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
+#
+# bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
+# gen_init_cpio in usr.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+config=${CONFIG:-demo}
+selftest=$top/tools/testing/selftests/pci_liveupdate
+build=$out/build-$config
+
+case $config in
+demo)	fragments=("$selftest/config" "$selftest/config.x86_64") ;;
+debug)	fragments=("$selftest/config" "$selftest/config.x86_64" "$selftest/config.debug") ;;
+*)	die "CONFIG=$config: there are only demo and debug" ;;
+esac
+
+"$top/scripts/tree.sh"
+mkdir -p "$build"
+lock "$build"
+configure "$build" "${fragments[@]}"
+build "$build" bzImage headers_install INSTALL_HDR_PATH="$build/usr-headers"

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# What several of our scripts need; sourced, not run.
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+out=$top/out
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/pci-liveupdate
+mkdir -p "$out" "$cache"
+# The caller's locale must not change sort orders or messages that we read
+export LC_ALL=C
+
+say()
+{
+	printf '%s: %s\n' "$(basename "$0" .sh)" "$*"
+}
+
+die()
+{
+	local line
+
+	for line in "$@"; do
+		say "$line" >&2
+	done
+	exit 1
+}
+
+# lock FILE [--shared]: hold FILE.lock until this (sub)shell ends
+lock()
+{
+	local fd mode=${2:---exclusive}
+
+	exec {fd}>"$1.lock"
+	flock "$mode" --nonblock "$fd" && return
+	say "waiting for another run to release $1.lock"
+	flock "$mode" "$fd"
+}
+
+# debian_sources SUITE: sources.list lines for that suite on the Debian mirrors that
+# this machine uses already. Of the archives there, only those with the label "Debian"
+# have all suites; before the first "apt-get update" there are no labels.
+debian_sources()
+{
+	local targets=(apt-get indextargets 'Created-By: Packages') uris
+
+	# shellcheck disable=SC2016 # $(...) is for apt
+	{
+		uris=$("${targets[@]}" --format '$(REPO_URI) $(LABEL)' |
+			awk '$2 == "Debian" && NF == 2 { print $1 }')
+		[ -n "$uris" ] ||
+			uris=$("${targets[@]}" --no-release-info --format '$(REPO_URI)' |
+				grep -v security || true)
+	}
+	sort -u <<<"$uris" | awk -v suite="$1" 'NF {
+		keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+		print "deb [signed-by=" keyring " target=Packages lang=none]", $0, suite, "main"
+	}'
+}
+
+# Our own files, by their in-tree paths, edited and new ones included. Outside of
+# git (an unpacked archive of the repository) everything below these directories.
+our_files()
+(
+	dirs=(drivers include Documentation tools samples)
+	cd "$top" || exit
+	if [ "$(git rev-parse --show-toplevel 2>/dev/null)" = "$top" ]; then
+		git ls-files --cached --others --exclude-standard -- "${dirs[@]}"
+	else
+		find "${dirs[@]}" -type f ! -name '*.pyc' 2>/dev/null || true
+	fi | while read -r file; do
+		# git also lists files that are deleted but not yet committed
+		[ ! -f "$file" ] || echo "$file"
+	done | sort
+)
+
+# ---- building kernels ----
+
+# kmake DIR TARGETS...: make in out/linux for the build directory DIR. With time,
+# user and host fixed, equal sources make equal objects, for ccache too; another
+# clone of this repository shares its cache.
+kmake()
+{
+	local dir=$1
+
+	shift
+	CCACHE_DIR=${CCACHE_DIR:-$cache/ccache} CCACHE_BASEDIR=$top \
+	KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970' KBUILD_BUILD_VERSION=1 \
+	KBUILD_BUILD_USER=pci KBUILD_BUILD_HOST=liveupdate \
+		make -C "$out/linux" O="$dir" CC="ccache gcc" HOSTCC="ccache gcc" "$@"
+}
+
+# configure DIR FRAGMENTS...: the fragments on top of tinyconfig's, everything that none
+# of them names is off. Every option must end up as the last fragment with it says.
+configure()
+{
+	local dir=$1 log=$1/config.log linux=$out/linux missing
+
+	shift
+	# Nobody may change the source until we have built it
+	lock "$linux" --shared
+	# Slow, so not without need
+	if [ -f "$dir/.config.ok" ] && cmp -s <(cat "$@") "$dir/.config.ok" &&
+	   [ -z "$(find "$linux" -name 'Kconfig*' -newer "$dir/.config.ok" -print -quit)" ]; then
+		return
+	fi
+	say "configuring $(basename "$dir")"
+	rm -f "$dir/.config.ok"
+	# Not "make tinyconfig" and then the fragments: what becomes visible with an
+	# option of ours (VT with TTY, ...) would get its default, which is mostly y.
+	{
+		"$linux/scripts/kconfig/merge_config.sh" -m -O "$dir" \
+			"$linux"/kernel/configs/tiny{-base,}.config \
+			"$linux/arch/x86/configs/tiny.config" "$@" &&
+		mv "$dir/.config" "$dir/allno.config" &&
+		KCONFIG_ALLCONFIG=$dir/allno.config kmake "$dir" allnoconfig
+	} >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "can't configure; see $log"; }
+
+	missing=$(cat "$@" | awk '
+		match($0, /^CONFIG_[A-Z0-9_]+=/) { want[substr($0, 1, RLENGTH - 1)] = $0 }
+		/^# CONFIG_[A-Z0-9_]+ is not set$/ { want[$2] = $0 }
+		END { for (option in want) print want[option] }' | sort |
+		while read -r line; do
+			case $line in
+			\#*)	! grep -q "^${line:2: -11}=" "$dir/.config" ;;
+			*)	grep -qxF "$line" "$dir/.config" ;;
+			esac || echo "$line"
+		done)
+	[ -z "$missing" ] || die "these options didn't survive in $dir/.config:" "$missing"
+	cat "$@" >"$dir/.config.ok"
+}
+
+# build DIR TARGETS...: shows progress every 20 seconds and whatever isn't kbuild's
+# usual chatter: warnings and errors. Everything is in DIR/build.log.
+build()
+{
+	local dir=$1 name log=$1/build.log start=$SECONDS next=$((SECONDS + 20)) n=0 line
+
+	shift
+	name=$(basename "$dir")
+	say "building $name"
+	kmake "$dir" --no-print-directory -j"$(nproc)" "$@" 2>&1 | tee "$log" | {
+		while IFS= read -r line; do
+			case $line in
+			"  "[A-Z]*) n=$((n + 1)) ;;
+			make*directory* | "Kernel: "*) ;;
+			*) printf '%s\n' "$line" ;;
+			esac
+			[ $SECONDS -lt $next ] || {
+				say "$name: $n steps in $((SECONDS - start)) s"
+				next=$((SECONDS + 20))
+			}
+		done
+		say "$name: $n steps in $((SECONDS - start)) s"
+	} || die "$name: build failed; everything is in $log"
+}
