@@ -25,7 +25,7 @@ kernel: install
 	@scripts/kernel.sh
 
 demo: kernel
-	@python3 scripts/demo.py
+	@python3 scripts/demo.py --config $(or $(CONFIG),demo)
 
 check: install
 	@scripts/check.sh

@@ -3,12 +3,14 @@
 #
 # What several of our scripts need; sourced, not run.
 
-top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 out=$top/out
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/pci-liveupdate
 mkdir -p "$out" "$cache"
-# The caller's locale must not change sort orders or messages that we read
+# The caller's locale must not change sort orders or messages that we read, and what our
+# Makefile was called with isn't for the kernel's
 export LC_ALL=C
+unset MAKEFLAGS MFLAGS MAKELEVEL
 
 say()
 {
@@ -107,13 +109,14 @@ configure()
 	rm -f "$dir/.config.ok"
 	# Not "make tinyconfig" and then the fragments: what becomes visible with an
 	# option of ours (VT with TTY, ...) would get its default, which is mostly y.
-	{
+	(
+		cd "$dir" &&	# merge_config.sh leaves its temporary files where it is
 		"$linux/scripts/kconfig/merge_config.sh" -m -O "$dir" \
 			"$linux"/kernel/configs/tiny{-base,}.config \
 			"$linux/arch/x86/configs/tiny.config" "$@" &&
 		mv "$dir/.config" "$dir/allno.config" &&
 		KCONFIG_ALLCONFIG=$dir/allno.config kmake "$dir" allnoconfig
-	} >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "can't configure; see $log"; }
+	) >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "can't configure; see $log"; }
 
 	missing=$(cat "$@" | awk '
 		match($0, /^CONFIG_[A-Z0-9_]+=/) { want[substr($0, 1, RLENGTH - 1)] = $0 }

@@ -25,7 +25,7 @@ export QUILT_PATCHES=patches QUILT_SERIES=series QUILT_PC=.pc
 # the system's apt never hears of these suites and can't install from them.
 fetch()
 {
-	local dir=$1 suite version
+	local dir=$cache/fetch suite version
 	local apt=(-qq
 		-o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
 		-o Dir::State="$dir/state" -o Dir::State::status=/dev/null -o Dir::Cache="$dir/cache"
@@ -33,6 +33,7 @@ fetch()
 		# A mirror that lags behind will do: what we take from it is signed
 		-o Acquire::Check-Valid-Until=false)
 
+	rm -rf "$dir"
 	mkdir -p "$dir"/state/lists/partial "$dir"/cache/archives/partial
 	for suite in "${suites[@]}"; do
 		say "looking for $package in Debian $suite"
@@ -45,6 +46,7 @@ fetch()
 		(cd "$dir" && apt-get "${apt[@]}" download "$package=$version" 2>>errors) || continue
 		# Only a complete file, checked by apt, gets a name that we trust
 		mv "$dir/${package}"_*.deb "$cache/"
+		rm -rf "$dir"
 		return
 	done
 	cat "$dir/errors" >&2
@@ -85,10 +87,7 @@ find_source()
 	if [ -z "$deb" ]; then
 		(
 			lock "$cache/fetch"
-			[ -z "$(newest_deb)" ] || exit 0	# somebody else was faster
-			dir=$(mktemp -d "$cache/fetch.XXXXXX")
-			trap 'rm -rf "$dir"' EXIT
-			fetch "$dir"
+			[ -n "$(newest_deb)" ] || fetch		# or somebody else was faster
 		)
 		deb=$(newest_deb)
 	fi
@@ -209,26 +208,29 @@ place()
 	rm -rf "$tmp"
 }
 
-command -v quilt rsync flock >/dev/null || die "quilt, rsync and flock are needed: scripts/install.sh"
-find_source
-
-# Of everything that out/linux is made from
-stamp=$({
-	echo "$id"
+# A hash of everything that out/linux is made from
+make_stamp()
+(
 	cd "$top"
-	series
-	for file in $(series); do
-		cat "patches/$file" 2>/dev/null || true
-	done
-	our_files
-	our_files | tr '\n' '\0' | xargs -0r cat
-} | sha256sum)
+	{
+		echo "$id"
+		series
+		for patch in $(series); do
+			cat "patches/$patch" 2>/dev/null || true
+		done
+		our_files
+		our_files | tr '\n' '\0' | xargs -0r cat
+	} | sha256sum
+)
+
 current()
 {
 	[ "$(sed -n 2p "$linux.stamp" 2>/dev/null)" = "$stamp" ] &&
 		[ "$(cat "$linux/.pc/applied-patches" 2>/dev/null)" = "$(series)" ]
 }
 
+find_source
+stamp=$(make_stamp)
 ! current || exit 0
 lock "$linux"
 ! current || exit 0	# it was another run that had the lock

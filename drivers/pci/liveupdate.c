@@ -181,6 +181,8 @@ static void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec)
 	rec->vendor = dev->vendor;
 	rec->device = dev->device;
 	pci_record_bars(dev, rec);
+	if (dev->broken_intx_masking)
+		rec->flags |= PCI_DEV_SER_BROKEN_INTX;
 
 	if (pci_is_endpoint(dev)) {
 		if (dev->driver)
@@ -613,6 +615,8 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 	dev->liveupdate.flags = rec->flags;
 	memcpy(dev->liveupdate.bar_order, rec->bar_order,
 	       sizeof(dev->liveupdate.bar_order));
+	if (rec->flags & PCI_DEV_SER_BROKEN_INTX)
+		dev->broken_intx_masking = 1;
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
 }
 

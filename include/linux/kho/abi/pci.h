@@ -65,8 +65,11 @@ static_assert(sizeof(struct pci_ser) == 24);
 /** PCI_DEV_SER_PREF_64_WINDOW - The prefetchable window is 64 bits wide. */
 #define PCI_DEV_SER_PREF_64_WINDOW	BIT(4)
 
+/** PCI_DEV_SER_BROKEN_INTX - Interrupt Disable in its Command register doesn't work. */
+#define PCI_DEV_SER_BROKEN_INTX		BIT(5)
+
 /** PCI_DEV_SER_FLAGS - All flags that this version knows. */
-#define PCI_DEV_SER_FLAGS		GENMASK(4, 0)
+#define PCI_DEV_SER_FLAGS		GENMASK(5, 0)
 
 /** PCI_DEV_SER_BARS - Six BARs and, as the last one, the expansion ROM BAR. */
 #define PCI_DEV_SER_BARS		7
@@ -91,8 +94,9 @@ static_assert(sizeof(struct pci_ser) == 24);
  * @next_free: In a free slot, for the kernel that owns the table: physical
  *             address of the next free slot, or 0.
  *
- * The BAR sizes and the windows of a bridge can't be read from the hardware:
- * enumeration finds them by writing to a device that must not be disturbed.
+ * The BAR sizes, the windows of a bridge and whether Interrupt Disable works can't
+ * be read from the hardware: enumeration finds them by writing to a device that
+ * must not be disturbed.
  */
 struct pci_dev_ser {
 	u32 domain;
