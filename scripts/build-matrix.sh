@@ -57,7 +57,7 @@ combination()
 	(
 		configure "$dir" "${base[@]}" "$dir/combination"
 		build "$dir" "${targets[@]}"
-	) | sed 's/^/# /' || status=1
+	) | sed -u 's/^/# /' || status=1
 	end "PCI_LIVEUPDATE=$1 VFIO_PCI=$2" $status
 }
 
@@ -71,11 +71,11 @@ strict()
 	(
 		configure "$dir" "${base[@]}" "$selftest/config.debug"
 		build "$dir" W=1 "${objects[@]}"
-	) | sed 's/^/# /' || status=1
+	) | sed -u 's/^/# /' || status=1
 	end "W=1 ${objects[*]}" $status
 }
 
-"$top/scripts/tree.sh" | sed 's/^/# /'
+"$top/scripts/tree.sh" | sed -u 's/^/# /'
 lock "$out/build-matrix"
 echo 1..5
 combination y y

@@ -8,11 +8,11 @@ set -euo pipefail
 
 results=$out/check.log
 
-# A program that prints lines of KTAP itself
+# A program that prints lines of KTAP itself, and fails if not all of them are there
 suite()
 {
 	echo "# $1"
-	"$@" || say "$1 ended with status $?"
+	"$@" || echo "not ok - $1 ended with status $?"
 }
 
 # run NAME COMMAND...: a command that says with its exit status how it went
@@ -21,7 +21,7 @@ run()
 	local name=$1 result=ok
 
 	shift
-	"$@" 2>&1 | sed 's/^/# /' || result="not ok"
+	"$@" 2>&1 | sed -u 's/^/# /' || result="not ok"
 	echo "$result - $name"
 }
 
@@ -30,8 +30,9 @@ forget()
 {
 	local status=0
 
-	"$top/scripts/demo.py" --forget | tee "$out/forget.log" || status=$?
-	[ $status = 1 ] && grep -q 'packets were lost' "$out/forget.log"
+	"$top/scripts/demo.py" --vmm forget | tee "$out/forget.log" || status=$?
+	[ $status = 1 ] && grep -qE '[0-9]{3} of [0-9]+ packets were lost' "$out/forget.log" &&
+		grep -q 'bus mastering was cleared' "$out/forget.log"
 }
 
 all()
@@ -43,6 +44,7 @@ all()
 		run "live update of a NIC, CONFIG=$config" \
 			"$top/scripts/demo.py" --config $config
 	done
+	run "a VMM crashes before it holds its device" "$top/scripts/demo.py" --vmm crash
 	run "packets are lost if the NIC isn't preserved" forget
 	suite "$top/scripts/luo-selftests.sh"
 	suite "$top/scripts/build-matrix.sh"

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """Replace the kernel under a NIC that is receiving, and say what became of it.
 
-    scripts/demo.py [--config demo|debug] [--forget]
+    scripts/demo.py [--config demo|debug] [--vmm forget|crash]
 
 Two NICs behind a PCIe switch in QEMU receive numbered packets. One is preserved
 over the kexec, the other isn't. Nothing in the report is from anywhere but this run.
 Exits with 1 if the preserved NIC missed anything or a kernel complained, with 2
 if there was nothing to judge.
 
---forget preserves neither NIC: the verdict must then be FAIL.
+--vmm makes a test of it. forget: neither NIC is preserved, the verdict must be FAIL.
+crash: a VMM retrieves all and crashes, the verdict is that of the one after it.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import vmtest                       # noqa: E402
 BUS_MASTER = 0x4
 
 
-def run(directory, config, forget):
+def run(directory, config, option):
     """The scenario. Returns the machine, switched off, and what stopped it early."""
     build = f"{OUT}/build-{config}"
     kernel = f"{build}/arch/x86/boot/bzImage"
@@ -38,11 +39,11 @@ def run(directory, config, forget):
         raise vmtest.Failure(f"there is no kernel: make kernel CONFIG={config}")
     # A debug kernel boots slowly: the ring has to last longer
     slow, interval = (10, 0.04) if config == "debug" else (1, 0.01)
-    vmm = vmtest.build_vmm(f"{OUT}/linux/{SELFTEST}", f"{OUT}/guest",
+    vmm = vmtest.build_vmm(f"{OUT}/linux/{SELFTEST}", f"{directory}/guest",
                            f"{build}/usr-headers/include")
     initrd = f"{directory}/initrd"
     vmtest.initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, vmm)
-    append = "vmm_options=--forget " if forget else ""
+    append = f"vmm_options=--{option} " if option else ""
     if config == "debug":
         append += vmtest.DEBUG_OPTIONS
     with vmtest.VM(directory, kernel, initrd, append, interval=interval,
@@ -131,6 +132,8 @@ class Result:
         for name in ("held", "registers", "packets"):
             if not self.first(name, bdf=self.kept.bdf):
                 self.problems.append(f"the VMM said nothing about '{name}'")
+        if not self.master_cleared(self.other):
+            self.problems.append("the trace doesn't show how the other NIC was stopped")
         for kernel in (1, 2):
             if not self.vm.find("pci", nic=self.kept.bdf, kernel=kernel):
                 self.problems.append(f"the VMM didn't show its device in kernel {kernel}")
@@ -334,18 +337,18 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=["demo", "debug"],
                         default=os.environ.get("CONFIG") or "demo")
-    parser.add_argument("--forget", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--vmm", choices=["forget", "crash"])
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    # out/demo, or out/demo-debug-forget
+    # out/demo, or out/demo-debug-crash
     directory = "-".join([f"{OUT}/demo"] + ["debug"] * (args.config == "debug")
-                         + ["forget"] * args.forget)
+                         + [args.vmm] * bool(args.vmm))
     os.makedirs(directory, exist_ok=True)
     lock = open(f"{directory}.lock", "w")       # one run at a time
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        result = Result(*run(directory, args.config, args.forget))
+        result = Result(*run(directory, args.config, args.vmm))
     except vmtest.Failure as failure:
         print(f"demo: {failure}", file=sys.stderr)
         sys.exit(2)

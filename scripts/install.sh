@@ -25,11 +25,8 @@ rsync			rsync
 xz			xz-utils
 flock			util-linux
 git			git
-sparse			sparse
-shellcheck		shellcheck
 gnuplot			gnuplot-nox
 /bin/busybox		busybox-static
-/usr/lib/ipxe/qemu/efi-e1000e.rom	ipxe-qemu
 "
 # 8.1 is the first with the igb NIC
 qemu_min=8.1
@@ -43,6 +40,8 @@ missing()
 		[ -n "$need" ] || continue
 		[ -e "$need" ] || command -v "$need" >/dev/null || echo "$package"
 	done <<<"$needs"
+	# The package busybox isn't static
+	! grep -qs /ld-linux /bin/busybox || echo busybox-static
 }
 
 newer()		# newer A B: version A is B or newer
@@ -107,6 +106,8 @@ command -v apt-get >/dev/null ||
 	die "not root, can't install: apt-get install --no-install-recommends $packages" \
 	    "and qemu-system-x86 >= $qemu_min, perhaps from backports, unless it's there"
 
+lock "$cache/install"
+packages=$(missing | paste -sd ' ')	# somebody else may have been faster
 say "installing: $packages$(qemu_good || echo " qemu-system-x86")"
 apt update
 # shellcheck disable=SC2086 # several words

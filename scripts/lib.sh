@@ -5,7 +5,7 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 out=$top/out
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/pci-liveupdate
+cache=${XDG_CACHE_HOME:-${HOME:-$out}/.cache}/pci-liveupdate
 mkdir -p "$out" "$cache"
 # The caller's locale must not change sort orders or messages that we read, and what our
 # Makefile was called with isn't for the kernel's

@@ -55,16 +55,16 @@ run_test()
 	mkdir "$dir"
 	compile "$dir/test_binary" "$selftest/$name.c" "$selftest/lib/lu_utils.c" || return
 	make_initrd "$dir" || return
-	timeout $limit qemu-system-x86_64 -m 1G -smp 2 -no-reboot -nographic -nodefaults \
+	timeout --foreground $limit qemu-system-x86_64 -m 1G -smp 2 -no-reboot -nographic -nodefaults \
 		-accel tcg -serial file:"$serial" -kernel "$kernel" -initrd "$dir/outer.cpio" \
 		-append "console=ttyS0 liveupdate=on panic=-1 $scratch" ||
 		{ echo "# QEMU failed, or took longer than $limit s"; return 1; }
 	grep -q "TEST PASSED" "$serial" || { echo "# no TEST PASSED"; return 1; }
 	! grep -E 'WARNING:|BUG:|BUG at|KASAN|possible recursive|lockdep|Oops|UBSAN|Call Trace' \
-		"$serial" | grep -v 'RCU lockdep checking is enabled' | sed 's/^/# /' | grep .
+		"$serial" | grep -v 'RCU lockdep checking is enabled' | sed -u 's/^/# /' | grep .
 }
 
-CONFIG=debug "$top/scripts/kernel.sh" | sed 's/^/# /'
+CONFIG=debug "$top/scripts/kernel.sh" | sed -u 's/^/# /'
 lock "$work"
 rm -rf "$work"
 mkdir "$work"

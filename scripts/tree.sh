@@ -38,7 +38,7 @@ fetch()
 	for suite in "${suites[@]}"; do
 		say "looking for $package in Debian $suite"
 		debian_sources "$suite" >"$dir/sources.list"
-		apt-get "${apt[@]}" update 2>>"$dir/errors" || continue
+		apt-get "${apt[@]}" update 2>>"$dir/errors" || true
 		version=$(apt-cache "${apt[@]}" madison "$package" |
 			awk '{ print $3 }' | sort -V | tail -n 1)
 		[ -n "$version" ] || continue

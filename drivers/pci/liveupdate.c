@@ -587,6 +587,29 @@ static void pci_incoming_release_path(struct pci_dev *dev)
 	}
 }
 
+/*
+ * A reset clears the BARs (PCIe r7.0, sec 7.5.1.2.1), and a new device comes with
+ * BARs that are clear. Of one without BARs nothing can be said.
+ */
+static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
+{
+	int nr_bars = pci_is_endpoint(dev) ? PCI_STD_NUM_BARS : 0;
+	bool has_bars = false;
+	u32 bar, mask;
+
+	for (int i = 0; i < nr_bars; i++) {
+		/* The upper half of a 64-bit BAR has no size, and no flags. */
+		mask = rec->bar_order[i] ? ~0xf : ~0;
+		pci_read_config_dword(dev, PCI_BASE_ADDRESS_0 + 4 * i, &bar);
+		if (bar & mask)
+			return false;
+		if (rec->bar_order[i])
+			has_bars = true;
+	}
+
+	return has_bars;
+}
+
 static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 {
 	struct pci_dev_ser *rec = xa_load(&in->index, pci_dev_key(dev));
@@ -604,9 +627,7 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 		return;
 	}
 
-	/* All three are 0 after a reset (PCIe r7.0, sec 7.5.1.1.3). */
-	if (!(pci_command(dev) & (PCI_COMMAND_IO | PCI_COMMAND_MEMORY |
-				  PCI_COMMAND_MASTER))) {
+	if (pci_was_reset(dev, rec)) {
 		xa_erase(&in->index, pci_dev_key(dev));
 		pci_warn(dev, "reset or replaced since it was preserved; restart its user\n");
 		return;
@@ -910,11 +931,11 @@ void pci_liveupdate_remove_device(struct pci_dev *dev)
 {
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	if (dev->liveupdate.incoming) {
-		if (pci_is_endpoint(dev))
-			pci_incoming_release_path(dev);
-		else
-			pci_incoming_release(dev);
+	if (dev->liveupdate.incoming && pci_is_endpoint(dev)) {
+		pci_quiesce(dev, "removed before its live update was finished");
+		pci_incoming_release_path(dev);
+	} else if (dev->liveupdate.incoming) {
+		pci_incoming_release(dev);
 	}
 
 	/* A table that was handed over is the next kernel's: it finds out. */

@@ -38,7 +38,7 @@
  *   first kernel opened it.
  *
  * A device is given up, which stops its DMA, if retrieve fails, as LUO doesn't
- * try again, or if the file is closed before finish.
+ * try again, or if the open of a retrieved file fails half-way.
  *
  * With an IOMMU that translates for the device, its DMA is refused from the kexec
  * until the VMM has mapped its memory again.
@@ -184,15 +184,47 @@ static struct pci_dev *vfio_pci_ser_get_device(const struct vfio_pci_ser *ser)
 					   ser->bdf & 0xff);
 }
 
+/* NULL if the device had none. */
+static struct pci_saved_state *vfio_pci_read_state(const struct vfio_pci_ser *ser)
+{
+	if (!ser->state_size)
+		return NULL;
+	/* Registers of one configuration space, and what goes with them */
+	if (ser->state_size > 2 * PCI_CFG_SPACE_EXP_SIZE)
+		return ERR_PTR(-EINVAL);
+
+	return pci_liveupdate_read_state(ser->state, ser->state_size);
+}
+
+static int vfio_pci_check_ser(const struct vfio_pci_ser *ser)
+{
+	struct pci_saved_state *state;
+
+	if (ser->flags & ~VFIO_PCI_SER_FLAGS || ser->reserved)
+		return -EOPNOTSUPP;
+
+	state = vfio_pci_read_state(ser);
+	if (IS_ERR(state))
+		return PTR_ERR(state);
+
+	kfree(state);
+	return 0;
+}
+
 static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 				    const struct vfio_pci_ser *ser,
 				    struct file **filep)
 {
 	struct vfio_pci_core_device *vdev;
 	struct file *file;
+	int ret;
 
 	if (!pci_liveupdate_is_incoming(pdev))
 		return -ENODEV;
+
+	ret = vfio_pci_check_ser(ser);
+	if (ret)
+		return ret;
 
 	file = vfio_cdev_getfile(&pdev->dev, &vfio_pci_ops);
 	if (IS_ERR(file))
@@ -210,9 +242,6 @@ static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 	const struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
 	struct pci_dev *pdev;
 	int ret;
-
-	if (ser->flags & ~VFIO_PCI_SER_FLAGS || ser->reserved)
-		return -EOPNOTSUPP;
 
 	pdev = vfio_pci_ser_get_device(ser);
 	if (!pdev)
@@ -349,23 +378,21 @@ void vfio_pci_liveupdate_probe(struct vfio_pci_core_device *vdev)
  *
  * Context: the lock of the device set is held. May sleep.
  * Return: 0; -EBUSY if the device waits for somebody else; -EIO if it was given
- * up; -EINVAL if the saved state is damaged; -ENOMEM.
+ * up; -ENOMEM.
  */
 int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 {
 	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
-	struct pci_saved_state *state = NULL;
+	struct pci_saved_state *state;
 
 	if (!pci_liveupdate_is_incoming(vdev->pdev))
 		return ser ? -EIO : 0;
 	if (!ser)
 		return -EBUSY;
 
-	if (ser->state_size) {
-		state = pci_liveupdate_read_state(ser->state, ser->state_size);
-		if (IS_ERR(state))
-			return PTR_ERR(state);
-	}
+	state = vfio_pci_read_state(ser);
+	if (IS_ERR(state))
+		return PTR_ERR(state);
 
 	/* There is one from before if an earlier attempt to open failed. */
 	kfree(vdev->pci_saved_state);

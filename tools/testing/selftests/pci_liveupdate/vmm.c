@@ -16,12 +16,14 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stddef.h>
 #include <time.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <asm/barrier.h>
 #include <linux/compiler.h>
@@ -638,19 +640,24 @@ static void stage1(const char *kernel, const char *initrd, bool forget)
 
 /* ---- stage 2 ---- */
 
-static void nic_take_back(struct nic *nic, int session)
+static void retrieve_fds(int session, struct nic *nic)
 {
 	nic->memfd = check_luo(luo_session_retrieve_fd(session, memory_token(nic)),
 			       "retrieve memory", nic->bdf);
+	if (nic->preserved)
+		nic->fd = check_luo(luo_session_retrieve_fd(session, device_token(nic)),
+				    "retrieve device", nic->bdf);
+}
+
+static void nic_take_back(struct nic *nic, int session)
+{
+	retrieve_fds(session, nic);
 	nic_map_memory(nic);
 	nic->ring = (void *)nic->memory + nic->memory->ring_offset;
 	/* Nothing has been done to the device yet */
 	say("found bdf=%s received=%u", nic->bdf, nr_received(nic));
 
-	if (nic->preserved)
-		nic->fd = check_luo(luo_session_retrieve_fd(session, device_token(nic)),
-				    "retrieve device", nic->bdf);
-	else
+	if (!nic->preserved)
 		nic_open(nic);
 	nic_bind(nic);
 	nic_map_bar(nic);
@@ -659,7 +666,24 @@ static void nic_take_back(struct nic *nic, int session)
 	nic_report_registers(nic);
 }
 
-static void stage2(void)
+/* A VMM that retrieves everything and is gone before it has bound its device. */
+static void crash(int luo)
+{
+	pid_t pid = check(fork(), "fork", SESSION);
+	int session;
+
+	if (!pid) {
+		session = check_luo(luo_retrieve_session(luo, SESSION),
+				    "retrieve session", SESSION);
+		for_each_nic(nic)
+			retrieve_fds(session, nic);
+		raise(SIGKILL);
+	}
+	check(waitpid(pid, NULL, 0), "wait", SESSION);
+	say("crashed");
+}
+
+static void stage2(bool crashing)
 {
 	int luo, session;
 
@@ -667,6 +691,8 @@ static void stage2(void)
 		report_path(nic->bdf);
 
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
+	if (crashing)
+		crash(luo);
 	iommufd_open();
 	session = check_luo(luo_retrieve_session(luo, SESSION), "retrieve session", SESSION);
 	for_each_nic(nic)
@@ -689,7 +715,8 @@ static void usage(void)
 		"  the first device is preserved, all are Intel 82576 bound to vfio-pci\n"
 		"  --kernel FILE   the next kernel (/kernel)\n"
 		"  --initrd FILE   its initramfs (/initrd.img); stage 2 is up to it\n"
-		"  --forget        don't preserve the device: stage 2 must then fail\n");
+		"  --forget        don't preserve the device: stage 2 must then fail\n"
+		"  --crash         in stage 2 another VMM has retrieved all, and crashed\n");
 	exit(2);
 }
 
@@ -700,10 +727,11 @@ int main(int argc, char *argv[])
 		{ "kernel", required_argument, NULL, 'k' },
 		{ "initrd", required_argument, NULL, 'i' },
 		{ "forget", no_argument, NULL, 'f' },
+		{ "crash", no_argument, NULL, 'c' },
 		{ }
 	};
 	const char *kernel = "/kernel", *initrd = "/initrd.img";
-	bool forget = false;
+	bool forget = false, crashing = false;
 	int stage = 0, opt;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -720,6 +748,9 @@ int main(int argc, char *argv[])
 			break;
 		case 'f':
 			forget = true;
+			break;
+		case 'c':
+			crashing = true;
 			break;
 		default:
 			usage();
@@ -738,6 +769,6 @@ int main(int argc, char *argv[])
 	if (stage == 1)
 		stage1(kernel, initrd, forget);
 	else
-		stage2();
+		stage2(crashing);
 	return 0;
 }
