@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """Replace the kernel under a NIC that is receiving, and say what became of it.
 
-    scripts/demo.py [--config demo|debug] [--vmm forget|crash]
+    scripts/demo.py [--config demo|debug] [--test forget|crash|outdate]
 
 Two NICs behind a PCIe switch in QEMU receive numbered packets. One is preserved
 over the kexec, the other isn't. Nothing in the report is from anywhere but this run.
 Exits with 1 if the preserved NIC missed anything or a kernel complained, with 2
 if there was nothing to judge.
 
---vmm makes a test of it. forget: neither NIC is preserved, the verdict must be FAIL.
+--test does something else. forget: neither NIC is preserved, the verdict must be FAIL.
 crash: a VMM retrieves all and crashes, the verdict is that of the one after it.
+outdate: the next kernel can't read the table; it must stop the NIC and say so.
 """
 
 import argparse
@@ -31,7 +32,7 @@ import vmtest                       # noqa: E402
 BUS_MASTER = 0x4
 
 
-def run(directory, config, option):
+def run(directory, config, test):
     """The scenario. Returns the machine, switched off, and what stopped it early."""
     build = f"{OUT}/build-{config}"
     kernel = f"{build}/arch/x86/boot/bzImage"
@@ -43,13 +44,16 @@ def run(directory, config, option):
                            f"{build}/usr-headers/include")
     initrd = f"{directory}/initrd"
     vmtest.initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, vmm)
-    append = f"vmm_options=--{option} " if option else ""
+    append = f"vmm_options=--{test} " if test in ("forget", "crash") else ""
     if config == "debug":
         append += vmtest.DEBUG_OPTIONS
     with vmtest.VM(directory, kernel, initrd, append, interval=interval,
                    trace=f"{directory}/config-space.log") as vm:
         try:
             vm.wait("VMM: receiving", 30 * slow)
+            if test == "outdate":
+                vm.wait("VMM: preserved", 10 * slow)
+                vm.outdate_pci_table()
             vm.wait("VMM: kexec", 10 * slow)
             vm.wait("VMM: finished", 30 * slow)
             vm.run(1)
@@ -57,6 +61,7 @@ def run(directory, config, option):
             vm.wait("VMM: done", 30)
             vm.wait_off(30 * slow)
         except vmtest.Failure as failure:
+            vm.run(3)       # for its last words
             return vm, str(failure)
     return vm, None
 
@@ -337,18 +342,18 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=["demo", "debug"],
                         default=os.environ.get("CONFIG") or "demo")
-    parser.add_argument("--vmm", choices=["forget", "crash"])
+    parser.add_argument("--test", choices=["forget", "crash", "outdate"])
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     # out/demo, or out/demo-debug-crash
     directory = "-".join([f"{OUT}/demo"] + ["debug"] * (args.config == "debug")
-                         + [args.vmm] * bool(args.vmm))
+                         + [args.test] * bool(args.test))
     os.makedirs(directory, exist_ok=True)
     lock = open(f"{directory}.lock", "w")       # one run at a time
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        result = Result(*run(directory, args.config, args.vmm))
+        result = Result(*run(directory, args.config, args.test))
     except vmtest.Failure as failure:
         print(f"demo: {failure}", file=sys.stderr)
         sys.exit(2)

@@ -104,7 +104,7 @@ class Wire:
         self.sent.append(now)
         try:
             self.socket.send(frame(number, last))
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionRefusedError):   # full, or switched off
             pass
 
     def look(self, now):
@@ -182,7 +182,7 @@ class VM:
         self.log = open(f"{directory}/console.log", "w")
         ram_fd = os.memfd_create("guest")
         os.ftruncate(ram_fd, RAM)
-        self.memory = mmap.mmap(ram_fd, RAM, prot=mmap.PROT_READ)
+        self.memory = mmap.mmap(ram_fd, RAM)
         self.start(self.command(ram_fd, kernel, initrd, append, devices), ram_fd)
         os.close(ram_fd)
         for wire in self.wires:
@@ -329,6 +329,26 @@ class VM:
         """Send the packet that says so. We go on looking."""
         self.send(last=True)
         self.sending = False
+
+    # -- what the kernels tell each other --
+
+    def pci_table(self):
+        """Address of the outgoing table: struct pci_ser of linux/kho/abi/pci.h."""
+        for address in range(0, RAM, 4096):
+            version, zero, block, count = struct.unpack_from("<IIQQ", self.memory, address)
+            if version != 1 or zero or not count or block % 4096 or not 0 < block < RAM:
+                continue
+            # struct kho_block_header_ser and the first struct pci_dev_ser
+            following, entries, domain = struct.unpack_from("<QQI", self.memory, block)
+            if not following and not domain and entries >= count:
+                return address
+        raise Failure("there is no table of PCI devices in the guest's memory")
+
+    def outdate_pci_table(self):
+        """Make the table one that the next kernel can't read."""
+        self.process.send_signal(signal.SIGSTOP)
+        struct.pack_into("<I", self.memory, self.pci_table(), 99)
+        self.process.send_signal(signal.SIGCONT)
 
     def bad_lines(self):
         return [line for line in self.lines if BAD.search(line.text)]
