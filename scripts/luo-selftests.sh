@@ -57,7 +57,7 @@ run_test()
 	make_initrd "$dir" || return
 	timeout --foreground $limit qemu-system-x86_64 -m 1G -smp 2 -no-reboot -nographic -nodefaults \
 		-accel tcg -serial file:"$serial" -kernel "$kernel" -initrd "$dir/outer.cpio" \
-		-append "console=ttyS0 liveupdate=on panic=-1 $scratch" ||
+		-append "console=ttyS0 liveupdate=on panic=-1 nohz=off highres=off $scratch" ||
 		{ echo "# QEMU failed, or took longer than $limit s"; return 1; }
 	grep -q "TEST PASSED" "$serial" || { echo "# no TEST PASSED"; return 1; }
 	! grep -E 'WARNING:|BUG:|BUG at|KASAN|possible recursive|lockdep|Oops|UBSAN|Call Trace' \
