@@ -43,6 +43,7 @@
 #define pr_fmt(fmt) "PCI: liveupdate: " fmt
 #define dev_fmt(fmt) "liveupdate: " fmt
 
+#include <linux/bitfield.h>
 #include <linux/cleanup.h>
 #include <linux/io.h>
 #include <linux/kexec.h>
@@ -53,13 +54,18 @@
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
+#include <linux/pm_runtime.h>
 #include <linux/slab.h>
+#include <linux/string_choices.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "liveupdate.h"
 #include "pci.h"
+#include "pcie/portdrv.h"
 
 static_assert(sizeof_field(struct pci_dev_ser, bar_order) == PCI_ROM_RESOURCE + 1);
+static_assert(sizeof_field(struct pci_dev_ser, vf_bar_order) == PCI_SRIOV_NUM_BARS);
 
 /* No driver has this name: a device that had none stays without one. */
 #define PCI_LIVEUPDATE_NO_DRIVER	"none"
@@ -109,12 +115,53 @@ static struct pci_incoming pci_incoming = {
  * callbacks take it) and inside pci_rescan_remove_lock (enumeration, removal).
  * Nothing of these is taken while it is held. LUO's FLB lock is also taken
  * inside pci_rescan_remove_lock, so no FLB callback may take that one.
+ *
+ * Never taken together with a device lock here; but preserve waits, inside LUO's
+ * locks, for pci_restart_ports(), which takes those of bridges.
  */
 static DEFINE_MUTEX(pci_liveupdate_mutex);
 
 static bool pci_is_endpoint(struct pci_dev *dev)
 {
 	return dev->hdr_type == PCI_HEADER_TYPE_NORMAL;
+}
+
+/* Bridges that are ordinary again */
+
+/* The interrupts of a port, and so its services, are the previous kernel's. */
+static void pci_restart_port(struct pci_dev *dev)
+{
+	guard(device)(&dev->dev);
+
+	if (!dev->liveupdate.held || pci_liveupdate_is_preserved(dev) ||
+	    !device_is_registered(&dev->dev))
+		return;
+
+	dev->liveupdate.held = false;
+	pcie_portdrv_start_services(dev);
+	if (!dev->msi_enabled)
+		pci_msi_init(dev);
+	if (!dev->msix_enabled)
+		pci_msix_init(dev);
+	pm_runtime_put(&dev->dev);
+}
+
+static void pci_restart_ports(struct work_struct *work)
+{
+	struct pci_dev *dev = NULL;
+
+	for_each_pci_dev(dev) {
+		if (!pci_is_endpoint(dev))
+			pci_restart_port(dev);
+	}
+}
+
+/* Put off for a second, as at finish the users of all devices wait to go on. */
+static DECLARE_DELAYED_WORK(pci_restart_ports_work, pci_restart_ports);
+
+static void pci_queue_restart_ports(void)
+{
+	mod_delayed_work(system_dfl_wq, &pci_restart_ports_work, HZ);
 }
 
 /* Outgoing: the table */
@@ -164,13 +211,66 @@ static void pci_record_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
 	}
 }
 
+#ifdef CONFIG_PCI_IOV
+static void pci_record_vf_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	if (!dev->is_physfn)
+		return;
+
+	for (int i = 0; i < PCI_DEV_SER_VF_BARS; i++) {
+		u64 size = dev->sriov->barsz[i];
+
+		rec->vf_bar_order[i] = size ? ilog2(size) : 0;
+	}
+	rec->max_vf_buses = dev->sriov->max_VF_buses;
+}
+#else
+static void pci_record_vf_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+}
+#endif
+
+static void pci_record_acs(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	if (!dev->acs_cap)
+		return;
+
+	pci_read_config_word(dev, dev->acs_cap + PCI_ACS_CTRL, &rec->acs_ctrl);
+	rec->flags |= PCI_DEV_SER_ACS;
+}
+
+static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	rec->flags |= PCI_DEV_SER_BRIDGE;
+	if (dev->io_window)
+		rec->flags |= PCI_DEV_SER_IO_WINDOW;
+	if (dev->pref_window)
+		rec->flags |= PCI_DEV_SER_PREF_WINDOW;
+	if (dev->pref_64_window)
+		rec->flags |= PCI_DEV_SER_PREF_64_WINDOW;
+	if (dev->ari_enabled)
+		rec->flags |= PCI_DEV_SER_ARI;
+
+	pci_read_config_byte(dev, PCI_SECONDARY_BUS, &rec->secondary);
+	pci_read_config_byte(dev, PCI_SUBORDINATE_BUS, &rec->subordinate);
+}
+
 /* One that isn't ours, or that we have taken over from the previous kernel. */
 static bool pci_has_own_override(struct pci_dev *dev)
 {
 	if (dev->liveupdate.override_set)
-		return dev->liveupdate.flags & PCI_DEV_SER_OVERRIDE;
+		return dev->liveupdate.record.flags & PCI_DEV_SER_OVERRIDE;
 
 	return device_has_driver_override(&dev->dev);
+}
+
+static void pci_record_endpoint(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	if (dev->driver)
+		strscpy(rec->driver, dev->driver->name);
+	if (pci_has_own_override(dev))
+		rec->flags |= PCI_DEV_SER_OVERRIDE;
+	pci_record_vf_bars(dev, rec);
 }
 
 static void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec)
@@ -181,24 +281,14 @@ static void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec)
 	rec->vendor = dev->vendor;
 	rec->device = dev->device;
 	pci_record_bars(dev, rec);
+	pci_record_acs(dev, rec);
 	if (dev->broken_intx_masking)
 		rec->flags |= PCI_DEV_SER_BROKEN_INTX;
 
-	if (pci_is_endpoint(dev)) {
-		if (dev->driver)
-			strscpy(rec->driver, dev->driver->name);
-		if (pci_has_own_override(dev))
-			rec->flags |= PCI_DEV_SER_OVERRIDE;
-		return;
-	}
-
-	rec->flags |= PCI_DEV_SER_BRIDGE;
-	if (dev->io_window)
-		rec->flags |= PCI_DEV_SER_IO_WINDOW;
-	if (dev->pref_window)
-		rec->flags |= PCI_DEV_SER_PREF_WINDOW;
-	if (dev->pref_64_window)
-		rec->flags |= PCI_DEV_SER_PREF_64_WINDOW;
+	if (pci_is_endpoint(dev))
+		pci_record_endpoint(dev, rec);
+	else
+		pci_record_bridge(dev, rec);
 }
 
 /* Outgoing: devices and their bridges */
@@ -213,6 +303,7 @@ static int pci_outgoing_get(struct pci_dev *dev)
 			return PTR_ERR(rec);
 
 		pci_record_fill(dev, rec);
+		pm_runtime_get_noresume(&dev->dev);
 		WRITE_ONCE(dev->liveupdate.outgoing, rec);
 		pci_outgoing.ser->nr_devices++;
 	}
@@ -228,6 +319,9 @@ static void pci_outgoing_drop(struct pci_dev *dev)
 	WRITE_ONCE(dev->liveupdate.outgoing, NULL);
 	pci_outgoing_free(rec);
 	pci_outgoing.ser->nr_devices--;
+	pm_runtime_put(&dev->dev);
+	if (dev->liveupdate.held && !pci_is_endpoint(dev))
+		pci_queue_restart_ports();
 }
 
 static void pci_outgoing_put(struct pci_dev *dev)
@@ -290,6 +384,10 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 		return "virtual functions are enabled; disable them (sriov_numvfs) first";
 	if (host && dev_is_pci(host))
 		return "its host bridge is itself a PCI device (VMD), which can't be preserved yet";
+	if (dev->resource[PCI_ROM_RESOURCE].flags & IORESOURCE_ROM_SHADOW)
+		return "it is the boot display";
+	if ((dev->class >> 8) == PCI_CLASS_BRIDGE_OTHER)
+		return "a non-transparent bridge can't be preserved yet";
 	if (dev->driver && strlen(dev->driver->name) >= PCI_DEV_SER_DRIVER_LEN)
 		return "the name of its driver is too long";
 
@@ -298,6 +396,8 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 			return "devices below a CardBus bridge can't be preserved";
 		if (!pci_bars_can_be_recorded(pos))
 			return "the size of a BAR was changed by a quirk";
+		if (pci_dev_has_specific_acs(pos))
+			return "a quirk emulates ACS for it or for a bridge above it";
 	}
 
 	return NULL;
@@ -421,15 +521,23 @@ static const char *pci_record_check(const struct pci_dev_ser *rec)
 {
 	bool bridge = rec->flags & PCI_DEV_SER_BRIDGE;
 
-	if (rec->flags & ~PCI_DEV_SER_FLAGS || rec->reserved)
+	if (rec->flags & ~PCI_DEV_SER_FLAGS)
 		return "unknown flags";
 	if (!bridge && rec->refcount != 1)
 		return "more than one reference to a device";
+	if (bridge && (rec->secondary <= PCI_BUS_NUM(rec->bdf) ||
+		       rec->subordinate < rec->secondary ||
+		       memchr_inv(rec->reserved, 0, sizeof(rec->reserved))))
+		return "impossible bus numbers";
 	if (strnlen(rec->driver, sizeof(rec->driver)) == sizeof(rec->driver))
 		return "driver name without an end";
 	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
 		if (rec->bar_order[i] >= BITS_PER_LONG_LONG)
 			return "impossible BAR size";
+	}
+	for (int i = 0; !bridge && i < PCI_DEV_SER_VF_BARS; i++) {
+		if (rec->vf_bar_order[i] >= BITS_PER_LONG_LONG)
+			return "impossible VF BAR size";
 	}
 
 	return NULL;
@@ -560,16 +668,27 @@ static unsigned long pci_dev_key(struct pci_dev *dev)
 	return pci_record_key(pci_domain_nr(dev->bus), pci_dev_id(dev));
 }
 
+static void pci_incoming_release_bridge(struct pci_dev *bridge)
+{
+	WRITE_ONCE(bridge->liveupdate.incoming, 0);
+	pci_queue_restart_ports();
+}
+
 /* The device is ordinary from here on, whatever happens to its bridges. */
 static void pci_incoming_release(struct pci_dev *dev)
 {
 	WRITE_ONCE(dev->liveupdate.incoming, 0);
 
+	if (dev->liveupdate.held) {
+		dev->liveupdate.held = false;
+		pm_runtime_put(&dev->dev);
+	}
+
 	if (!dev->liveupdate.override_set)
 		return;
 
 	dev->liveupdate.override_set = false;
-	if (!(dev->liveupdate.flags & PCI_DEV_SER_OVERRIDE))
+	if (!(dev->liveupdate.record.flags & PCI_DEV_SER_OVERRIDE))
 		device_set_driver_override(&dev->dev, "");
 }
 
@@ -581,7 +700,11 @@ static void pci_incoming_release_path(struct pci_dev *dev)
 
 	while ((pos = pci_upstream_bridge(pos))) {
 		/* Not adopted if it was replaced during the kexec. */
-		if (pos->liveupdate.incoming)
+		if (!pos->liveupdate.incoming)
+			continue;
+		if (pos->liveupdate.incoming == 1)
+			pci_incoming_release_bridge(pos);
+		else
 			WRITE_ONCE(pos->liveupdate.incoming,
 				   pos->liveupdate.incoming - 1);
 	}
@@ -610,6 +733,39 @@ static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
 	return has_bars;
 }
 
+/* What enumeration would configure in a bridge, and software has to know. */
+static void pci_incoming_adopt_bridge(struct pci_dev *dev)
+{
+	bool ari = dev->liveupdate.record.flags & PCI_DEV_SER_ARI;
+	u16 ctl;
+
+	pcie_capability_read_word(dev, PCI_EXP_DEVCTL2, &ctl);
+	dev->ari_enabled = FIELD_GET(PCI_EXP_DEVCTL2_ARI, ctl);
+	if (dev->ari_enabled != ari)
+		pci_warn(dev, "ARI Forwarding was %s when it was preserved and is %s; restart the users of the devices below\n",
+			 str_on_off(ari), str_on_off(dev->ari_enabled));
+
+	pcie_capability_read_word(dev, PCI_EXP_RTCTL, &ctl);
+	dev->config_rrs_sv = FIELD_GET(PCI_EXP_RTCTL_RRS_SVE, ctl);
+}
+
+static void pci_incoming_adopt_acs(struct pci_dev *dev)
+{
+	const struct pci_dev_ser *rec = &dev->liveupdate.record;
+	u16 ctrl;
+
+	if (!dev->acs_cap)
+		return;
+
+	pci_read_config_word(dev, dev->acs_cap + PCI_ACS_CTRL, &ctrl);
+	dev->liveupdate.acs_ctrl = ctrl;
+	dev->liveupdate.acs_adopted = true;
+
+	if (rec->flags & PCI_DEV_SER_ACS && rec->acs_ctrl != ctrl)
+		pci_warn(dev, "ACS Control was %#06x when it was preserved and is %#06x; check which devices it isolates\n",
+			 rec->acs_ctrl, ctrl);
+}
+
 static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 {
 	struct pci_dev_ser *rec = xa_load(&in->index, pci_dev_key(dev));
@@ -633,11 +789,11 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 		return;
 	}
 
-	dev->liveupdate.flags = rec->flags;
-	memcpy(dev->liveupdate.bar_order, rec->bar_order,
-	       sizeof(dev->liveupdate.bar_order));
+	dev->liveupdate.record = *rec;
 	if (rec->flags & PCI_DEV_SER_BROKEN_INTX)
 		dev->broken_intx_masking = 1;
+	if (bridge)
+		pci_incoming_adopt_bridge(dev);
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
 }
 
@@ -676,13 +832,14 @@ void pci_liveupdate_setup_device(struct pci_dev *dev)
 }
 
 /* Let @dev bind only to the driver that it had. */
-static int pci_incoming_set_driver(struct pci_dev *dev, const char *driver)
+static int pci_incoming_set_driver(struct pci_dev *dev)
 {
+	const char *driver = dev->liveupdate.record.driver;
 	int err;
 
 	if (!driver[0]) {
 		driver = PCI_LIVEUPDATE_NO_DRIVER;
-		dev->liveupdate.flags &= ~PCI_DEV_SER_OVERRIDE;
+		dev->liveupdate.record.flags &= ~PCI_DEV_SER_OVERRIDE;
 	}
 
 	err = device_set_driver_override(&dev->dev, driver);
@@ -694,21 +851,25 @@ static int pci_incoming_set_driver(struct pci_dev *dev, const char *driver)
 static void pci_incoming_device_add(struct pci_incoming *in, struct pci_dev *dev)
 {
 	/* A device is found once: one that comes again is another. */
-	struct pci_dev_ser *rec = xa_erase(&in->index, pci_dev_key(dev));
+	xa_erase(&in->index, pci_dev_key(dev));
+
+	pci_incoming_adopt_acs(dev);
+	pm_runtime_get_noresume(&dev->dev);
+	dev->liveupdate.held = true;
 
 	if (!pci_is_endpoint(dev)) {
 		in->nr_bridges++;
 		return;
 	}
 
-	if (pci_incoming_set_driver(dev, rec->driver)) {
+	if (pci_incoming_set_driver(dev)) {
 		pci_quiesce(dev, "no memory for the name of its driver");
 		pci_incoming_release_path(dev);
 		return;
 	}
 
 	in->nr_devices++;
-	pci_dbg(dev, "adopted for driver %s\n", rec->driver);
+	pci_dbg(dev, "adopted for driver %s\n", dev->liveupdate.record.driver);
 }
 
 /**
@@ -750,6 +911,23 @@ int pci_liveupdate_device_add(struct pci_dev *dev)
 	return ret;
 }
 
+/* What would be read back from each BAR after writing all ones. */
+static void pci_bar_masks(const u8 *order, u32 *masks, unsigned int howmany)
+{
+	/*
+	 * A slot without a size behind one that has one is the upper half of a
+	 * 64-bit BAR, or is unused: __pci_read_base() takes all ones for that.
+	 */
+	for (unsigned int i = 0; i < howmany; i++) {
+		u64 mask = order[i] ? GENMASK_ULL(63, order[i]) : 0;
+
+		if (i && order[i - 1] && !order[i])
+			masks[i] = upper_32_bits(GENMASK_ULL(63, order[i - 1]));
+		else
+			masks[i] = lower_32_bits(mask);
+	}
+}
+
 /**
  * pci_liveupdate_bar_masks - Get the size masks of BARs without writing to them
  * @dev:     device that pci_read_bases() looks at
@@ -763,26 +941,48 @@ int pci_liveupdate_device_add(struct pci_dev *dev)
 bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
 			      unsigned int howmany, u32 *rom)
 {
-	const u8 *order = dev->liveupdate.bar_order;
+	const u8 *order = dev->liveupdate.record.bar_order;
 
 	if (!pci_liveupdate_is_incoming(dev))
 		return false;
 
-	/*
-	 * A slot without a size behind one that has one is the upper half of a
-	 * 64-bit BAR, or is unused: __pci_read_base() takes all ones for that.
-	 */
-	for (unsigned int i = 0; i < howmany; i++) {
-		u64 mask = order[i] ? GENMASK_ULL(63, order[i]) : 0;
+	pci_bar_masks(order, bars, howmany);
+	pci_bar_masks(&order[PCI_ROM_RESOURCE], rom, 1);
+	return true;
+}
 
-		if (i && order[i - 1] && !order[i])
-			bars[i] = upper_32_bits(GENMASK_ULL(63, order[i - 1]));
-		else
-			bars[i] = lower_32_bits(mask);
-	}
+/**
+ * pci_liveupdate_vf_bar_masks - Get the size masks of VF BARs without writing
+ * @dev:  device that sriov_init() looks at
+ * @bars: [OUT] what would be read back from each VF BAR after writing all ones
+ *
+ * Return: true if @dev is incoming, and @bars is filled in from its record; false
+ * if the VF BARs must be sized.
+ */
+bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars)
+{
+	if (!pci_liveupdate_is_incoming(dev))
+		return false;
 
-	*rom = order[PCI_ROM_RESOURCE] ?
-	       lower_32_bits(GENMASK_ULL(63, order[PCI_ROM_RESOURCE])) : 0;
+	pci_bar_masks(dev->liveupdate.record.vf_bar_order, bars,
+		      PCI_DEV_SER_VF_BARS);
+	return true;
+}
+
+/**
+ * pci_liveupdate_max_vf_buses - Learn how many buses virtual functions may need
+ * @dev: device that sriov_init() looks at
+ * @max: [OUT] highest bus number
+ *
+ * Return: true if @dev is incoming, and @max is what its record says; false if
+ * NumVFs must be stepped to find out.
+ */
+bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
+{
+	if (!pci_liveupdate_is_incoming(dev))
+		return false;
+
+	*max = dev->liveupdate.record.max_vf_buses;
 	return true;
 }
 
@@ -795,7 +995,7 @@ bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
  */
 bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
 {
-	u16 flags = bridge->liveupdate.flags;
+	u16 flags = bridge->liveupdate.record.flags;
 
 	if (!pci_liveupdate_is_incoming(bridge))
 		return false;
@@ -807,6 +1007,97 @@ bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
 	if (flags & PCI_DEV_SER_PREF_64_WINDOW)
 		bridge->pref_64_window = 1;
 	return true;
+}
+
+/**
+ * pci_liveupdate_keep_acs - Leave or put ACS Control as it was adopted
+ * @dev: device that pci_enable_acs() is about to configure
+ *
+ * Writes only after a reset of @dev, once that isn't incoming any more.
+ *
+ * Return: true if nothing is left to do; false if @dev wasn't adopted, or has no
+ * ACS.
+ */
+bool pci_liveupdate_keep_acs(struct pci_dev *dev)
+{
+	u16 ctrl;
+
+	if (!dev->liveupdate.acs_adopted)
+		return false;
+
+	pci_read_config_word(dev, dev->acs_cap + PCI_ACS_CTRL, &ctrl);
+	if (ctrl != dev->liveupdate.acs_ctrl && !PCI_POSSIBLE_ERROR(ctrl))
+		pci_write_config_word(dev, dev->acs_cap + PCI_ACS_CTRL,
+				      dev->liveupdate.acs_ctrl);
+	return true;
+}
+
+/**
+ * pci_liveupdate_keep_config - Ask whether numbers and addresses must stay
+ *
+ * Context: enumeration. May sleep.
+ * Return: true as long as there are outgoing or incoming devices, or a quarantine:
+ * nothing that is configured may be given other bus numbers or addresses.
+ */
+bool pci_liveupdate_keep_config(void)
+{
+	struct pci_incoming *in;
+
+	if (READ_ONCE(pci_outgoing.ser))
+		return true;
+
+	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
+		return false;
+
+	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
+	return true;
+}
+
+/**
+ * pci_liveupdate_bus_numbers_ok - Check the bus numbers of a preserved bridge
+ * @bridge: the bridge, which is about to be scanned
+ * @buses:  its Primary Bus Number register and the two that follow
+ * @max:    highest bus number that is taken; raised to that of @bridge, as what
+ *          was below it may still use its numbers
+ *
+ * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
+ * Return: false if the bridge has lost its numbers, and must not be scanned.
+ */
+bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
+{
+	const struct pci_dev_ser *rec;
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	rec = bridge->liveupdate.incoming ? &bridge->liveupdate.record :
+					    bridge->liveupdate.outgoing;
+	if (!rec ||
+	    (FIELD_GET(PCI_SECONDARY_BUS_MASK, buses) == rec->secondary &&
+	     FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses) == rec->subordinate))
+		return true;
+
+	if (!bridge->liveupdate.buses_lost)
+		pci_warn(bridge, "was reset and has lost its bus numbers [bus %02x-%02x]; restart the users of the devices below, then rescan\n",
+			 rec->secondary, rec->subordinate);
+	bridge->liveupdate.buses_lost = true;
+	*max = max(*max, (int)rec->subordinate);
+	return false;
+}
+
+/**
+ * pci_liveupdate_defer_services - Ask whether a port's services have to wait
+ * @port: port that portdrv is being bound to
+ *
+ * If so, pcie_portdrv_start_services() is called when the last device below the
+ * port has been finished.
+ *
+ * Context: the lock of @port is held.
+ * Return: true if the services must not be started now.
+ */
+bool pci_liveupdate_defer_services(struct pci_dev *port)
+{
+	port->liveupdate.services_deferred = pci_liveupdate_is_incoming(port);
+	return port->liveupdate.services_deferred;
 }
 
 /* Incoming: the end of the table */
@@ -826,8 +1117,11 @@ static void pci_flb_finish(struct liveupdate_flb_op_args *args)
 	for_each_pci_dev(dev) {
 		if (!dev->liveupdate.incoming)
 			continue;
-		if (pci_is_endpoint(dev))
-			pci_quiesce(dev, "no driver has finished its live update");
+		if (!pci_is_endpoint(dev)) {
+			pci_incoming_release_bridge(dev);
+			continue;
+		}
+		pci_quiesce(dev, "no driver has finished its live update");
 		pci_incoming_release(dev);
 	}
 
@@ -935,7 +1229,7 @@ void pci_liveupdate_remove_device(struct pci_dev *dev)
 		pci_quiesce(dev, "removed before its live update was finished");
 		pci_incoming_release_path(dev);
 	} else if (dev->liveupdate.incoming) {
-		pci_incoming_release(dev);
+		WRITE_ONCE(dev->liveupdate.incoming, 0);
 	}
 
 	/* A table that was handed over is the next kernel's: it finds out. */
@@ -992,18 +1286,26 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * * -ENODEV: @dev has been removed
  * * -ENOENT: there is no outgoing table: not called from .preserve
  * * -ENOMEM, -ENOSPC: the table can't grow; nothing has changed
+ * * what pm_runtime_resume_and_get() returned: it can't be brought to D0
  */
 int pci_liveupdate_preserve(struct pci_dev *dev)
 {
 	struct pci_outgoing *out;
 	int err;
 
-	err = liveupdate_flb_get_outgoing(&pci_liveupdate_flb, (void **)&out);
+	err = pm_runtime_resume_and_get(&dev->dev);
 	if (err)
 		return err;
 
-	err = pci_outgoing_preserve(dev);
-	liveupdate_flb_put_outgoing(&pci_liveupdate_flb);
+	err = liveupdate_flb_get_outgoing(&pci_liveupdate_flb, (void **)&out);
+	if (!err) {
+		err = pci_outgoing_preserve(dev);
+		liveupdate_flb_put_outgoing(&pci_liveupdate_flb);
+	}
+
+	/* Its record keeps it resumed, and its bridges from being restarted. */
+	pm_runtime_put(&dev->dev);
+	flush_work(&pci_restart_ports_work.work);
 	return err;
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_preserve);

@@ -18,6 +18,12 @@ int pci_liveupdate_device_add(struct pci_dev *dev);
 bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
 			      unsigned int howmany, u32 *rom);
 bool pci_liveupdate_bridge_windows(struct pci_dev *bridge);
+bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars);
+bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max);
+bool pci_liveupdate_keep_acs(struct pci_dev *dev);
+bool pci_liveupdate_keep_config(void);
+bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max);
+bool pci_liveupdate_defer_services(struct pci_dev *port);
 bool pci_liveupdate_keep_running(struct pci_dev *dev);
 bool pci_liveupdate_is_preserved(struct pci_dev *dev);
 void pci_liveupdate_remove_device(struct pci_dev *dev);
@@ -40,6 +46,37 @@ static inline bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
 }
 
 static inline bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_keep_acs(struct pci_dev *dev)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_keep_config(void)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge,
+						 u32 buses, int *max)
+{
+	return true;
+}
+
+static inline bool pci_liveupdate_defer_services(struct pci_dev *port)
 {
 	return false;
 }

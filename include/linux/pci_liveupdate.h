@@ -20,24 +20,35 @@ struct pci_saved_state;
 
 /**
  * struct pci_liveupdate - Live update state of a PCI device.
- * @outgoing:     The device's record in the outgoing table, NULL if it isn't
- *                preserved. Owned by the table.
- * @incoming:     For a device that the previous kernel preserved, 1 until
- *                finish; for a bridge, the number of such devices below it.
- * @flags:        PCI_DEV_SER_* of the incoming record.
- * @bar_order:    BAR sizes of the incoming record.
- * @override_set: The PCI core has set driver_override and takes it back at
- *                finish.
+ * @outgoing:          The device's record in the outgoing table, NULL if it isn't
+ *                     preserved. Owned by the table.
+ * @incoming:          For a device that the previous kernel preserved, 1 until
+ *                     finish; for a bridge, the number of such devices below it.
+ * @record:            Copy of the incoming record, from when @incoming is set on.
+ * @acs_ctrl:          ACS Control that was adopted, for as long as the device
+ *                     exists.
+ * @acs_adopted:       @acs_ctrl is valid.
+ * @override_set:      The PCI core has set driver_override and takes it back at
+ *                     finish.
+ * @buses_lost:        The bridge's bus numbers were not those of its record.
+ * @held:              Runtime PM is held off until the device is ordinary again.
+ *                     Of a bridge cleared under the device lock.
+ * @services_deferred: portdrv is bound, but has not started the port's services.
+ *                     Under the device lock.
  *
- * Embedded in &struct pci_dev. Written under pci_liveupdate_mutex; @outgoing
- * and @incoming may be tested without it.
+ * Embedded in &struct pci_dev. Written under pci_liveupdate_mutex if nothing else
+ * is said; @outgoing and @incoming may be tested without it.
  */
 struct pci_liveupdate {
 	struct pci_dev_ser *outgoing;
 	u32 incoming;
-	u16 flags;
-	u8 bar_order[PCI_DEV_SER_BARS];
+	struct pci_dev_ser record;
+	u16 acs_ctrl;
+	bool acs_adopted;
 	bool override_set;
+	bool buses_lost;
+	bool held;
+	bool services_deferred;
 };
 
 int pci_liveupdate_register_flb(struct liveupdate_file_handler *fh);

@@ -68,35 +68,51 @@ static_assert(sizeof(struct pci_ser) == 24);
 /** PCI_DEV_SER_BROKEN_INTX - Interrupt Disable in its Command register doesn't work. */
 #define PCI_DEV_SER_BROKEN_INTX		BIT(5)
 
+/** PCI_DEV_SER_ACS - It has the ACS capability; &pci_dev_ser.acs_ctrl is valid. */
+#define PCI_DEV_SER_ACS			BIT(6)
+
+/** PCI_DEV_SER_ARI - The bridge has ARI Forwarding enabled. */
+#define PCI_DEV_SER_ARI			BIT(7)
+
 /** PCI_DEV_SER_FLAGS - All flags that this version knows. */
-#define PCI_DEV_SER_FLAGS		GENMASK(5, 0)
+#define PCI_DEV_SER_FLAGS		GENMASK(7, 0)
 
 /** PCI_DEV_SER_BARS - Six BARs and, as the last one, the expansion ROM BAR. */
 #define PCI_DEV_SER_BARS		7
+
+/** PCI_DEV_SER_VF_BARS - BARs of the virtual functions. */
+#define PCI_DEV_SER_VF_BARS		6
 
 /** PCI_DEV_SER_DRIVER_LEN - Room for a driver's name and its final NUL. */
 #define PCI_DEV_SER_DRIVER_LEN		32
 
 /**
  * struct pci_dev_ser - Record of a preserved device or of a bridge above one.
- * @domain:    PCI segment group. 32 bits, as VMD domains start at 0x10000.
- * @bdf:       Bus, device and function, as in PCI_DEVID().
- * @flags:     PCI_DEV_SER_*; all other bits are zero.
- * @refcount:  Number of preserved devices at or below this one. 0 marks a free
- *             slot, whose other fields mean nothing.
- * @vendor:    Vendor ID that must be found there.
- * @device:    Device ID that must be found there.
- * @bar_order: Size of each BAR as a power of two; 0 if there is none. The upper
- *             half of a 64-bit BAR has 0.
- * @reserved:  Zero.
- * @driver:    Name of the driver that was bound, ending in NUL and padded with
- *             NULs; empty for a bridge and for a device without a driver.
- * @next_free: In a free slot, for the kernel that owns the table: physical
- *             address of the next free slot, or 0.
+ * @domain:       PCI segment group. 32 bits, as VMD domains start at 0x10000.
+ * @bdf:          Bus, device and function, as in PCI_DEVID().
+ * @flags:        PCI_DEV_SER_*; all other bits are zero.
+ * @refcount:     Number of preserved devices at or below this one. 0 marks a free
+ *                slot, whose other fields mean nothing.
+ * @vendor:       Vendor ID that must be found there.
+ * @device:       Device ID that must be found there.
+ * @acs_ctrl:     ACS Control, 0 without %PCI_DEV_SER_ACS.
+ * @bar_order:    Size of each BAR as a power of two; 0 if there is none. The
+ *                upper half of a 64-bit BAR has 0.
+ * @max_vf_buses: Highest bus number that its virtual functions could have; 0 if
+ *                it can have none.
+ * @vf_bar_order: The same as @bar_order, for the BARs of one virtual function.
+ * @secondary:    Of a bridge, its secondary bus number.
+ * @subordinate:  Of a bridge, its subordinate bus number.
+ * @reserved:     Of a bridge, zero.
+ * @driver:       Name of the driver that was bound, ending in NUL and padded with
+ *                NULs; empty for a bridge and for a device without a driver.
+ * @next_free:    In a free slot, for the kernel that owns the table: physical
+ *                address of the next free slot, or 0.
  *
- * The BAR sizes, the windows of a bridge and whether Interrupt Disable works can't
- * be read from the hardware: enumeration finds them by writing to a device that
- * must not be disturbed.
+ * The BAR sizes, the windows of a bridge, the buses of virtual functions and
+ * whether Interrupt Disable works can't be read from the hardware: enumeration
+ * finds them by writing to a device that must not be disturbed. The bus numbers,
+ * ACS Control and ARI can be read, and tell whether it was reset meanwhile.
  */
 struct pci_dev_ser {
 	u32 domain;
@@ -105,15 +121,24 @@ struct pci_dev_ser {
 	u32 refcount;
 	u16 vendor;
 	u16 device;
+	u16 acs_ctrl;
 	u8 bar_order[PCI_DEV_SER_BARS];
-	u8 reserved;
+	u8 max_vf_buses;
+	union {
+		u8 vf_bar_order[PCI_DEV_SER_VF_BARS];
+		struct {
+			u8 secondary;
+			u8 subordinate;
+			u8 reserved[4];
+		} __packed;
+	} __packed;
 	union {
 		char driver[PCI_DEV_SER_DRIVER_LEN];
 		u64 next_free;
 	} __packed;
 } __packed;
 
-static_assert(sizeof(struct pci_dev_ser) == 56);
+static_assert(sizeof(struct pci_dev_ser) == 64);
 
 /**
  * struct pci_cap_ser - A capability in saved configuration state.
