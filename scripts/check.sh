@@ -63,6 +63,9 @@ all()
 		'0000:03:00.0: liveupdate: DMA stopped' 'retrieve device: No such device' \
 		'reboot: Restarting system' '^0 warnings'
 	run "its session is finished all the same" finished "$out/demo-outdate/console.log"
+	run "the checker of config space traces" \
+		python3 -B "$top/tools/testing/selftests/pci_liveupdate/cfgtrace_test.py"
+	suite "$top/tools/testing/selftests/pci_liveupdate/undisturbed.py"
 	suite "$top/scripts/luo-selftests.sh"
 	suite "$top/scripts/build-matrix.sh"
 }

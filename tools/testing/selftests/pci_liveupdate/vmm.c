@@ -5,10 +5,11 @@
  *	vmm --stage 1 <bdf> [<bdf>...]	receive, preserve, kexec
  *	vmm --stage 2 <bdf> [<bdf>...]	take back, finish, check
  *
- * Each NIC is an Intel 82576 (igb) bound to vfio-pci; it writes numbered packets
- * into a memfd. The first NIC is preserved together with its memory. Of the
- * others only the memory is: they show what a kexec does to an ordinary device.
- * Stage 2 ends when a packet that says it is the last one has come in.
+ * Each NIC is bound to vfio-pci. One that there is a driver for in here, an Intel
+ * 82576 (igb), writes numbered packets into a memfd; any other is only held. The
+ * first NIC is preserved together with its memory. Of the others only the memory
+ * is: they show what a kexec does to an ordinary device. Stage 2 ends when a packet
+ * that says it is the last one has come in.
  *
  * Lines that begin with "VMM:" are for programs, see vmtest.py.
  */
@@ -86,21 +87,49 @@ struct memory {
 	__u8 arena[] __aligned(DMA_PAGE);	/* the ring is somewhere in here */
 };
 
+struct nic;
+
+/* How to make one kind of NIC receive. */
+struct nic_driver {
+	__u16 vendor;
+	__u16 device;
+	void (*start)(struct nic *nic);
+	bool (*link_is_up)(struct nic *nic);
+	void (*mark_registers)(struct nic *nic);
+	void (*restart)(struct nic *nic);	/* with an empty ring */
+};
+
 struct nic {
 	const char *bdf;
+	const struct nic_driver *driver;	/* NULL: has no memory and no ring */
 	bool preserved;
-	bool noiommu;
+	bool noiommu;		/* known from the first dma_addr() on */
 	int memfd;
 	int fd;
 	__u64 iova;
-	__u64 config_offset;
 	void *bar0;
 	struct memory *memory;
 	union e1000_adv_rx_desc *ring;
 };
 
+static struct {
+	const char *kernel;
+	const char *initrd;
+	const char *append;
+	int preserve;
+	bool forget;
+	bool crash;
+	bool disturb;
+} options = {
+	.kernel = "/kernel",
+	.initrd = "/initrd.img",
+	.append = "",
+	.preserve = 1,
+};
+
 static struct nic nics[MAX_NICS];
 static int nr_nics;
+static char **neighbours;	/* devices that aren't used, up to NULL */
 static int iommufd;
 static __u32 ioas_id;
 
@@ -149,7 +178,7 @@ static __u64 now_ms(void)
 	} \
 } while (0)
 
-/* ---- PCI as sysfs shows it: reading doesn't touch the device ---- */
+/* ---- PCI as sysfs shows it ---- */
 
 static const char *driver_of(const char *dir)
 {
@@ -187,10 +216,59 @@ static void print_resources(const char *dir)
 	fclose(file);
 }
 
+/* " name=value", up to the first space, of an attribute that not all devices have */
+static void print_attribute(const char *dir, const char *name)
+{
+	char path[PATH_MAX + 32], value[32];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	file = fopen(path, "r");
+	if (!file)
+		return;
+	if (fscanf(file, "%31s", value) == 1)
+		printf(" %s=%s", name, value);
+	fclose(file);
+}
+
+static int is_bdf(const struct dirent *entry)
+{
+	return !!strchr(entry->d_name, ':');
+}
+
+static void print_iommu_group(const char *dir)
+{
+	struct dirent **members;
+	char path[PATH_MAX + 32];
+	int nr_members;
+
+	snprintf(path, sizeof(path), "%s/iommu_group/devices", dir);
+	nr_members = scandir(path, &members, is_bdf, alphasort);
+	printf(" iommu_group=%s", nr_members < 0 ? "none" : "");
+	for (int i = 0; i < nr_members; i++) {
+		printf("%s%s", i ? "," : "", members[i]->d_name);
+		free(members[i]);
+	}
+	if (nr_members >= 0)
+		free(members);
+}
+
+/* The header without the status registers, which hardware changes */
+static void print_header(__u8 *config, bool bridge)
+{
+	memset(config + PCI_STATUS, 0, 2);
+	if (bridge)
+		memset(config + PCI_SEC_STATUS, 0, 2);
+	printf(" header=");
+	for (int i = 0; i < PCI_STD_HEADER_SIZEOF; i++)
+		printf("%02x", config[i]);
+}
+
 static void report_function(const char *dir, const char *bdf)
 {
+	__u8 config[PCI_STD_HEADER_SIZEOF];
 	char path[PATH_MAX + 8];
-	__u8 config[64];
+	bool bridge;
 	int fd;
 
 	snprintf(path, sizeof(path), "%s/config", dir);
@@ -202,23 +280,35 @@ static void report_function(const char *dir, const char *bdf)
 	printf("VMM: pci nic=%s bdf=%s driver=%s command=%02x%02x",
 	       bdf, strrchr(dir, '/') + 1, driver_of(dir),
 	       config[PCI_COMMAND + 1], config[PCI_COMMAND]);
-	if ((config[PCI_HEADER_TYPE] & PCI_HEADER_TYPE_MASK) == PCI_HEADER_TYPE_BRIDGE)
+	bridge = (config[PCI_HEADER_TYPE] & PCI_HEADER_TYPE_MASK) == PCI_HEADER_TYPE_BRIDGE;
+	if (bridge)
 		printf(" buses=%02x-%02x-%02x", config[PCI_PRIMARY_BUS],
 		       config[PCI_SECONDARY_BUS], config[PCI_SUBORDINATE_BUS]);
 	print_resources(dir);
+	print_attribute(dir, "ari_enabled");
+	print_attribute(dir, "current_link_speed");
+	print_attribute(dir, "current_link_width");
+	print_iommu_group(dir);
+	print_header(config, bridge);
 	printf("\n");
+}
+
+static void find_path(const char *bdf, char path[PATH_MAX])
+{
+	char link[PATH_MAX];
+
+	snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s", bdf);
+	if (!realpath(link, path))
+		die_errno(errno, "%s", link);
 }
 
 /* The device and all bridges above it, topmost first. */
 static void report_path(const char *bdf)
 {
-	char link[PATH_MAX], path[PATH_MAX];
+	char path[PATH_MAX];
 	char *end;
 
-	snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s", bdf);
-	if (!realpath(link, path))
-		die_errno(errno, "%s", link);
-
+	find_path(bdf, path);
 	/* /sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/... */
 	end = strchr(path + strlen("/sys/devices/"), '/');
 	while (end) {
@@ -229,6 +319,55 @@ static void report_path(const char *bdf)
 		if (end)
 			*end = '/';
 	}
+}
+
+static __u16 read_id(const char *bdf, const char *name)
+{
+	char path[PATH_MAX];
+	unsigned int id;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/%s", bdf, name);
+	file = fopen(path, "r");
+	if (!file || fscanf(file, "%x", &id) != 1)
+		die_errno(errno, "%s", path);
+	fclose(file);
+	return id;
+}
+
+static void write_one(const char *path)
+{
+	int fd = check(open(path, O_WRONLY), "open", path);
+
+	check(write(fd, "1", 1), "write", path);
+	close(fd);
+}
+
+static void replug(const char *dir)
+{
+	char path[PATH_MAX + 8];
+
+	snprintf(path, sizeof(path), "%s/remove", dir);
+	write_one(path);
+	write_one("/sys/bus/pci/rescan");
+	if (access(dir, F_OK))
+		die("%s didn't come back", dir);
+}
+
+/* What may happen on the bus beside a preserved device: look, unplug, plug in. */
+static void disturb(void)
+{
+	char path[PATH_MAX];
+
+	write_one("/sys/bus/pci/rescan");
+	for (char **bdf = neighbours; *bdf; bdf++) {
+		find_path(*bdf, path);
+		replug(path);
+		/* And with its port */
+		*strrchr(path, '/') = '\0';
+		replug(path);
+	}
+	say("disturbed");
 }
 
 /* ---- VFIO and iommufd ---- */
@@ -281,7 +420,6 @@ static void nic_map_bar(struct nic *nic)
 			 nic->fd, bar.offset);
 	if (nic->bar0 == MAP_FAILED)
 		die_errno(errno, "%s map BAR 0", nic->bdf);
-	nic->config_offset = region_info(nic, VFIO_PCI_CONFIG_REGION_INDEX).offset;
 }
 
 static void iommufd_open(void)
@@ -293,13 +431,19 @@ static void iommufd_open(void)
 	ioas_id = alloc.out_ioas_id;
 }
 
-/* Let the NIC reach its memory. This also pins it. */
-static void nic_map_dma(struct nic *nic)
+static void nic_attach(struct nic *nic)
 {
 	struct vfio_device_attach_iommufd_pt attach = {
 		.argsz = sizeof(attach),
 		.pt_id = ioas_id,
 	};
+
+	check(ioctl(nic->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach", nic->bdf);
+}
+
+/* Let the NIC reach its memory. This also pins it. */
+static void nic_map_dma(struct nic *nic)
+{
 	struct iommu_ioas_map map = {
 		.size = sizeof(map),
 		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
@@ -310,7 +454,6 @@ static void nic_map_dma(struct nic *nic)
 		.iova = nic->iova,
 	};
 
-	check(ioctl(nic->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach", nic->bdf);
 	check(ioctl(iommufd, IOMMU_IOAS_MAP, &map), "map memory", nic->bdf);
 }
 
@@ -324,8 +467,10 @@ static __u64 dma_addr(struct nic *nic, __u64 offset)
 		.length = 1,
 	};
 
-	if (!ioctl(iommufd, IOMMU_IOAS_NOIOMMU_GET_PA, &get))
+	if (!ioctl(iommufd, IOMMU_IOAS_NOIOMMU_GET_PA, &get)) {
+		nic->noiommu = true;
 		return get.out_phys;
+	}
 	if (errno != EOPNOTSUPP)
 		die_errno(errno, "%s get physical address", nic->bdf);
 	return nic->iova + offset;
@@ -391,7 +536,7 @@ static __u32 nr_moved_pages(struct nic *nic)
 	return moved;
 }
 
-/* ---- the NIC ---- */
+/* ---- any NIC ---- */
 
 static __u32 nic_read(struct nic *nic, __u32 reg)
 {
@@ -405,8 +550,8 @@ static void nic_write(struct nic *nic, __u32 reg, __u32 value)
 
 static void nic_enable_dma(struct nic *nic)
 {
+	__u64 offset = region_info(nic, VFIO_PCI_CONFIG_REGION_INDEX).offset + PCI_COMMAND;
 	__le16 command;
-	__u64 offset = nic->config_offset + PCI_COMMAND;
 
 	if (pread(nic->fd, &command, sizeof(command), offset) != sizeof(command))
 		die_errno(errno, "%s read command register", nic->bdf);
@@ -415,21 +560,26 @@ static void nic_enable_dma(struct nic *nic)
 		die_errno(errno, "%s write command register", nic->bdf);
 }
 
+/* ---- Intel 82576 ---- */
+
 /*
  * Start autonegotiation: QEMU's igb reports its link up when that is done, and
  * receives nothing before.
  */
-static void nic_link_up(struct nic *nic)
+static void igb_set_link_up(struct nic *nic)
 {
 	nic_write(nic, E1000_CTRL, nic_read(nic, E1000_CTRL) | E1000_CTRL_SLU);
 	nic_write(nic, E1000_MDIC,
 		  BMCR_ANENABLE | BMCR_ANRESTART | MII_BMCR << E1000_MDIC_REG_SHIFT |
 		  1 << E1000_MDIC_PHY_SHIFT | E1000_MDIC_OP_WRITE);
-	wait_for(10000, nic_read(nic, E1000_STATUS) & E1000_STATUS_LU,
-		 "the link of %s", nic->bdf);
 }
 
-static void nic_fill_ring(struct nic *nic)
+static bool igb_link_is_up(struct nic *nic)
+{
+	return nic_read(nic, E1000_STATUS) & E1000_STATUS_LU;
+}
+
+static void igb_fill_ring(struct nic *nic)
 {
 	for (__u32 i = 0; i < nic->memory->nr_desc; i++) {
 		nic->ring[i].read.pkt_addr =
@@ -439,7 +589,7 @@ static void nic_fill_ring(struct nic *nic)
 }
 
 /* No interrupt, no filter, one buffer for each packet. */
-static void nic_start_receive(struct nic *nic)
+static void igb_start_receive(struct nic *nic)
 {
 	__u64 ring = dma_addr_saved(nic, nic->ring);
 	__u32 nr_desc = nic->memory->nr_desc;
@@ -463,7 +613,7 @@ static void nic_start_receive(struct nic *nic)
 }
 
 /* With all packets accepted nothing uses the multicast table: room for a pattern. */
-static void nic_mark_registers(struct nic *nic)
+static void igb_mark_registers(struct nic *nic)
 {
 	struct memory *m = nic->memory;
 	__u32 n = 0;
@@ -476,6 +626,41 @@ static void nic_mark_registers(struct nic *nic)
 		m->reg[n].offset = nic_setup[i];
 	for (__u32 i = 0; i < NR_REGS; i++)
 		m->reg[i].value = nic_read(nic, m->reg[i].offset);
+}
+
+static void igb_start(struct nic *nic)
+{
+	igb_fill_ring(nic);
+	igb_set_link_up(nic);
+	igb_start_receive(nic);
+}
+
+static void igb_restart(struct nic *nic)
+{
+	nic_write(nic, E1000_RXDCTL(0), 0);
+	nic_write(nic, E1000_RDH(0), 0);
+	igb_fill_ring(nic);
+	igb_start_receive(nic);
+}
+
+static const struct nic_driver drivers[] = {
+	{
+		.vendor = 0x8086,
+		.device = 0x10c9,
+		.start = igb_start,
+		.link_is_up = igb_link_is_up,
+		.mark_registers = igb_mark_registers,
+		.restart = igb_restart,
+	},
+};
+
+static void nic_find_driver(struct nic *nic)
+{
+	__u16 vendor = read_id(nic->bdf, "vendor"), device = read_id(nic->bdf, "device");
+
+	for (int i = 0; i < ARRAY_SIZE(drivers); i++)
+		if (drivers[i].vendor == vendor && drivers[i].device == device)
+			nic->driver = &drivers[i];
 }
 
 static void nic_report_registers(struct nic *nic)
@@ -559,21 +744,39 @@ static void nic_report_packets(struct nic *nic)
 
 /* ---- stage 1 ---- */
 
-static void nic_set_up(struct nic *nic)
+static void nic_receive(struct nic *nic)
 {
-	nic_create_memory(nic);
-	nic_open(nic);
-	nic_bind(nic);		/* VFIO resets the device at first open */
+	__u32 count;
+
 	nic_map_bar(nic);
+	nic_create_memory(nic);
 	nic_map_dma(nic);
 	nic_place_ring(nic);
-	nic_fill_ring(nic);
+	nic->driver->start(nic);
+
+	/* Through an IOMMU nobody outside can find it */
+	count = nic->memory->nr_desc;
+	if (nic->noiommu)
+		say("ring bdf=%s count=%u addr=%#llx", nic->bdf, count,
+		    (unsigned long long)dma_addr_saved(nic, nic->ring));
+	else
+		say("ring bdf=%s count=%u", nic->bdf, count);
+}
+
+static void nic_set_up(struct nic *nic)
+{
+	nic_open(nic);
+	nic_bind(nic);		/* VFIO resets the device at first open */
+	nic_attach(nic);
 	nic_enable_dma(nic);
-	nic_link_up(nic);
-	nic_start_receive(nic);
-	nic_mark_registers(nic);
-	say("ring bdf=%s addr=%#llx count=%u", nic->bdf,
-	    (unsigned long long)dma_addr_saved(nic, nic->ring), nic->memory->nr_desc);
+	if (nic->driver)
+		nic_receive(nic);
+}
+
+static void nic_wait_for_link(struct nic *nic)
+{
+	wait_for(10000, nic->driver->link_is_up(nic), "the link of %s", nic->bdf);
+	nic->driver->mark_registers(nic);
 }
 
 static __u64 memory_token(struct nic *nic)
@@ -586,37 +789,42 @@ static __u64 device_token(struct nic *nic)
 	return memory_token(nic) + 1;
 }
 
-static void preserve(int session, bool forget)
+static void preserve(int session)
 {
 	for_each_nic(nic) {
-		check_luo(luo_session_preserve_fd(session, nic->memfd, memory_token(nic)),
-			  "preserve memory", nic->bdf);
-		if (nic->preserved && !forget)
+		if (nic->driver)
+			check_luo(luo_session_preserve_fd(session, nic->memfd,
+							  memory_token(nic)),
+				  "preserve memory", nic->bdf);
+		if (nic->preserved && !options.forget)
 			check_luo(luo_session_preserve_fd(session, nic->fd,
 							  device_token(nic)),
 				  "preserve device", nic->bdf);
 	}
 }
 
-/* The next kernel gets this one's command line and is told which stage it is. */
-static void load_kernel(const char *kernel, const char *initrd)
+/*
+ * The next kernel gets this one's command line with something appended, and is told
+ * which stage it is.
+ */
+static void load_kernel(void)
 {
-	char cmdline[2048] = "";
+	char old[1024] = "", cmdline[2048];
 	int cmdline_fd = check(open("/proc/cmdline", O_RDONLY), "open", "/proc/cmdline");
-	int kernel_fd = check(open(kernel, O_RDONLY), "open", kernel);
-	int initrd_fd = check(open(initrd, O_RDONLY), "open", initrd);
+	int kernel_fd = check(open(options.kernel, O_RDONLY), "open", options.kernel);
+	int initrd_fd = check(open(options.initrd, O_RDONLY), "open", options.initrd);
 
-	check(read(cmdline_fd, cmdline, sizeof(cmdline) - 32), "read", "/proc/cmdline");
-	cmdline[strcspn(cmdline, "\n")] = '\0';
-	strcat(cmdline, " luo_stage=2");
+	check(read(cmdline_fd, old, sizeof(old) - 1), "read", "/proc/cmdline");
+	old[strcspn(old, "\n")] = '\0';
+	snprintf(cmdline, sizeof(cmdline), "%s luo_stage=2 %s", old, options.append);
 	check(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
-		      cmdline, 0), "kexec_file_load", kernel);
+		      cmdline, 0), "kexec_file_load", options.kernel);
 	close(cmdline_fd);
 	close(kernel_fd);
 	close(initrd_fd);
 }
 
-static void stage1(const char *kernel, const char *initrd, bool forget)
+static void stage1(void)
 {
 	int luo, session;
 
@@ -624,46 +832,70 @@ static void stage1(const char *kernel, const char *initrd, bool forget)
 	iommufd_open();
 	for_each_nic(nic)
 		nic_set_up(nic);
+	for_each_nic(nic)
+		if (nic->driver)
+			nic_wait_for_link(nic);
 	say("receiving");
 	for_each_nic(nic)
-		wait_for(20000, nr_received(nic) >= 50, "packets at %s", nic->bdf);
+		if (nic->driver)
+			wait_for(20000, nr_received(nic) >= 20, "packets at %s", nic->bdf);
 
 	session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
-	preserve(session, forget);
+	preserve(session);
 	say("preserved");
-	load_kernel(kernel, initrd);
+	if (options.disturb)
+		disturb();
+	load_kernel();
 	for_each_nic(nic)
 		report_path(nic->bdf);
 	say("kexec");
-	check(reboot(RB_KEXEC), "reboot", kernel);
+	check(reboot(RB_KEXEC), "reboot", options.kernel);
 }
 
 /* ---- stage 2 ---- */
 
 static void retrieve_fds(int session, struct nic *nic)
 {
-	nic->memfd = check_luo(luo_session_retrieve_fd(session, memory_token(nic)),
-			       "retrieve memory", nic->bdf);
+	if (nic->driver)
+		nic->memfd = check_luo(luo_session_retrieve_fd(session, memory_token(nic)),
+				       "retrieve memory", nic->bdf);
 	if (nic->preserved)
 		nic->fd = check_luo(luo_session_retrieve_fd(session, device_token(nic)),
 				    "retrieve device", nic->bdf);
 }
 
-static void nic_take_back(struct nic *nic, int session)
+/* Nothing has been done to the device yet. */
+static void nic_find_packets(struct nic *nic)
 {
-	retrieve_fds(session, nic);
 	nic_map_memory(nic);
 	nic->ring = (void *)nic->memory + nic->memory->ring_offset;
-	/* Nothing has been done to the device yet */
 	say("found bdf=%s received=%u", nic->bdf, nr_received(nic));
+}
 
-	if (!nic->preserved)
-		nic_open(nic);
-	nic_bind(nic);
+static void nic_go_on(struct nic *nic)
+{
 	nic_map_bar(nic);
 	nic_map_dma(nic);
 	say("held bdf=%s moved_pages=%u", nic->bdf, nr_moved_pages(nic));
 	nic_report_registers(nic);
+	/* While the IOMMU refused its DMA, QEMU's igb has used up all of its buffers */
+	if (nic->preserved && !nic->noiommu)
+		nic->driver->restart(nic);
+}
+
+static void nic_take_back(struct nic *nic, int session)
+{
+	retrieve_fds(session, nic);
+	if (nic->driver)
+		nic_find_packets(nic);
+	if (!nic->preserved)
+		nic_open(nic);
+	nic_bind(nic);
+	nic_attach(nic);
+	if (nic->driver)
+		nic_go_on(nic);
+	else
+		say("held bdf=%s", nic->bdf);
 }
 
 /* A VMM that retrieves everything and is gone before it has bound its device. */
@@ -683,15 +915,17 @@ static void crash(int luo)
 	say("crashed");
 }
 
-static void stage2(bool crashing)
+static void stage2(void)
 {
 	int luo, session;
 
+	if (options.disturb)
+		disturb();
 	for_each_nic(nic)
 		report_path(nic->bdf);
 
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
-	if (crashing)
+	if (options.crash)
 		crash(luo);
 	iommufd_open();
 	session = check_luo(luo_retrieve_session(luo, SESSION), "retrieve session", SESSION);
@@ -700,10 +934,14 @@ static void stage2(bool crashing)
 	check_luo(luo_session_finish(session), "finish session", SESSION);
 	say("finished");
 
-	wait_for(20000, last_received(&nics[0]), "the last packet at %s", nics[0].bdf);
+	for_each_nic(nic)
+		if (nic->driver && nic->preserved)
+			wait_for(20000, last_received(nic), "the last packet at %s", nic->bdf);
 	for_each_nic(nic) {
-		nic_report_registers(nic);
-		nic_report_packets(nic);
+		if (nic->driver) {
+			nic_report_registers(nic);
+			nic_report_packets(nic);
+		}
 	}
 	say("done");
 }
@@ -712,63 +950,88 @@ static void usage(void)
 {
 	fprintf(stderr,
 		"vmm --stage 1|2 [options] <bdf> [<bdf>...]\n"
-		"  the first device is preserved, all are Intel 82576 bound to vfio-pci\n"
+		"  the first device is preserved, all are bound to vfio-pci\n"
+		"  --preserve N    the first N devices are\n"
 		"  --kernel FILE   the next kernel (/kernel)\n"
 		"  --initrd FILE   its initramfs (/initrd.img); stage 2 is up to it\n"
+		"  --append TEXT   for the end of its command line\n"
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
-		"  --crash         in stage 2 another VMM has retrieved all, and crashed\n");
+		"  --crash         in stage 2 another VMM has retrieved all, and crashed\n"
+		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n");
 	exit(2);
 }
 
-int main(int argc, char *argv[])
+static int parse_options(int argc, char *argv[])
 {
-	static const struct option options[] = {
+	static const struct option names[] = {
 		{ "stage", required_argument, NULL, 's' },
+		{ "preserve", required_argument, NULL, 'p' },
 		{ "kernel", required_argument, NULL, 'k' },
 		{ "initrd", required_argument, NULL, 'i' },
+		{ "append", required_argument, NULL, 'a' },
 		{ "forget", no_argument, NULL, 'f' },
 		{ "crash", no_argument, NULL, 'c' },
+		{ "disturb", no_argument, NULL, 'd' },
 		{ }
 	};
-	const char *kernel = "/kernel", *initrd = "/initrd.img";
-	bool forget = false, crashing = false;
 	int stage = 0, opt;
 
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while ((opt = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		switch (opt) {
 		case 's':
 			stage = atoi(optarg);
 			break;
+		case 'p':
+			options.preserve = atoi(optarg);
+			break;
 		case 'k':
-			kernel = optarg;
+			options.kernel = optarg;
 			break;
 		case 'i':
-			initrd = optarg;
+			options.initrd = optarg;
+			break;
+		case 'a':
+			options.append = optarg;
 			break;
 		case 'f':
-			forget = true;
+			options.forget = true;
 			break;
 		case 'c':
-			crashing = true;
+			options.crash = true;
+			break;
+		case 'd':
+			options.disturb = true;
 			break;
 		default:
 			usage();
 		}
 	}
+	return stage;
+}
+
+int main(int argc, char *argv[])
+{
+	int stage = parse_options(argc, argv);
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	nr_nics = argc - optind;
-	if (stage < 1 || stage > 2 || nr_nics < 1 || nr_nics > MAX_NICS)
+	if (stage < 1 || stage > 2 || nr_nics < 1 || nr_nics > MAX_NICS ||
+	    options.preserve < 1 || options.preserve > nr_nics)
 		usage();
+	if (options.disturb)
+		nr_nics = options.preserve;
+	neighbours = argv + optind + nr_nics;
 	for (int i = 0; i < nr_nics; i++) {
 		nics[i].bdf = argv[optind + i];
-		nics[i].preserved = i == 0;
+		nics[i].preserved = i < options.preserve;
 		nics[i].iova = IOVA_BASE + (__u64)i * MEMORY_SIZE;
+		nic_find_driver(&nics[i]);
 	}
 
 	say("stage %d", stage);
 	if (stage == 1)
-		stage1(kernel, initrd, forget);
+		stage1();
 	else
-		stage2(crashing);
+		stage2();
 	return 0;
 }
