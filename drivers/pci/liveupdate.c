@@ -117,7 +117,7 @@ static struct pci_incoming pci_incoming = {
  * inside pci_rescan_remove_lock, so no FLB callback may take that one.
  *
  * Never taken together with a device lock here; but preserve waits, inside LUO's
- * locks, for pci_restart_ports(), which takes those of bridges.
+ * locks, for pci_restart_bridges(), which takes those of bridges.
  */
 static DEFINE_MUTEX(pci_liveupdate_mutex);
 
@@ -128,40 +128,57 @@ static bool pci_is_endpoint(struct pci_dev *dev)
 
 /* Bridges that are ordinary again */
 
-/* The interrupts of a port, and so its services, are the previous kernel's. */
-static void pci_restart_port(struct pci_dev *dev)
-{
-	guard(device)(&dev->dev);
+/* At finish the users of all devices wait to go on: let them go first. */
+#define PCI_RESTART_DELAY	HZ
 
-	if (!dev->liveupdate.held || pci_liveupdate_is_preserved(dev) ||
-	    !device_is_registered(&dev->dev))
+static void pci_restart_bridge(struct pci_dev *dev)
+{
+	bool held = READ_ONCE(dev->liveupdate.held);
+
+	/* Not to wait for a bridge that somebody resets, or unbinds */
+	if (!held && !READ_ONCE(dev->liveupdate.services_deferred))
 		return;
 
-	dev->liveupdate.held = false;
-	pcie_portdrv_start_services(dev);
-	if (!dev->msi_enabled)
-		pci_msi_init(dev);
-	if (!dev->msix_enabled)
-		pci_msix_init(dev);
-	pm_runtime_put(&dev->dev);
+	scoped_guard(device, &dev->dev) {
+		if (system_state > SYSTEM_RUNNING ||
+		    pci_liveupdate_is_preserved(dev) ||
+		    !device_is_registered(&dev->dev))
+			return;
+
+		if (dev->liveupdate.services_deferred)
+			pcie_portdrv_start_services(dev);
+		if (!held)
+			return;
+
+		/* What they interrupt is the previous kernel */
+		if (!dev->msi_enabled)
+			pci_msi_init(dev);
+		if (!dev->msix_enabled)
+			pci_msix_init(dev);
+		WRITE_ONCE(dev->liveupdate.held, false);
+		pm_runtime_put(&dev->dev);
+	}
+
+	if (!dev->dev.driver && device_attach(&dev->dev) < 0)
+		pci_warn(dev, "no driver could be bound after the live update; bind one by hand\n");
 }
 
-static void pci_restart_ports(struct work_struct *work)
+static void pci_restart_bridges(struct work_struct *work)
 {
 	struct pci_dev *dev = NULL;
 
 	for_each_pci_dev(dev) {
 		if (!pci_is_endpoint(dev))
-			pci_restart_port(dev);
+			pci_restart_bridge(dev);
 	}
 }
 
-/* Put off for a second, as at finish the users of all devices wait to go on. */
-static DECLARE_DELAYED_WORK(pci_restart_ports_work, pci_restart_ports);
+static DECLARE_DELAYED_WORK(pci_restart_work, pci_restart_bridges);
 
-static void pci_queue_restart_ports(void)
+static void pci_queue_restart(void)
 {
-	mod_delayed_work(system_dfl_wq, &pci_restart_ports_work, HZ);
+	mod_delayed_work(system_freezable_wq, &pci_restart_work,
+			 PCI_RESTART_DELAY);
 }
 
 /* Outgoing: the table */
@@ -217,6 +234,7 @@ static void pci_record_vf_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
 	if (!dev->is_physfn)
 		return;
 
+	rec->flags |= PCI_DEV_SER_SRIOV;
 	for (int i = 0; i < PCI_DEV_SER_VF_BARS; i++) {
 		u64 size = dev->sriov->barsz[i];
 
@@ -239,6 +257,14 @@ static void pci_record_acs(struct pci_dev *dev, struct pci_dev_ser *rec)
 	rec->flags |= PCI_DEV_SER_ACS;
 }
 
+static bool pci_ari_forwarding(struct pci_dev *bridge)
+{
+	u16 ctl;
+
+	pcie_capability_read_word(bridge, PCI_EXP_DEVCTL2, &ctl);
+	return ctl & PCI_EXP_DEVCTL2_ARI;
+}
+
 static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
 {
 	rec->flags |= PCI_DEV_SER_BRIDGE;
@@ -248,7 +274,7 @@ static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
 		rec->flags |= PCI_DEV_SER_PREF_WINDOW;
 	if (dev->pref_64_window)
 		rec->flags |= PCI_DEV_SER_PREF_64_WINDOW;
-	if (dev->ari_enabled)
+	if (pci_ari_forwarding(dev))
 		rec->flags |= PCI_DEV_SER_ARI;
 
 	pci_read_config_byte(dev, PCI_SECONDARY_BUS, &rec->secondary);
@@ -320,8 +346,8 @@ static void pci_outgoing_drop(struct pci_dev *dev)
 	pci_outgoing_free(rec);
 	pci_outgoing.ser->nr_devices--;
 	pm_runtime_put(&dev->dev);
-	if (dev->liveupdate.held && !pci_is_endpoint(dev))
-		pci_queue_restart_ports();
+	if (!pci_is_endpoint(dev))
+		pci_queue_restart();
 }
 
 static void pci_outgoing_put(struct pci_dev *dev)
@@ -370,6 +396,14 @@ static bool pci_bars_can_be_recorded(struct pci_dev *dev)
 	return true;
 }
 
+/* A quirk finds out its DMA aliases, and leaves it with Bus Master Enable off. */
+static bool pci_is_switchtec_ntb(struct pci_dev *dev)
+{
+	return (dev->class >> 8) == PCI_CLASS_BRIDGE_OTHER &&
+	       (dev->vendor == PCI_VENDOR_ID_MICROSEMI ||
+		dev->vendor == PCI_VENDOR_ID_EFAR);
+}
+
 /* Say why @dev can't be preserved; NULL if it can. */
 static const char *pci_cannot_preserve(struct pci_dev *dev)
 {
@@ -386,8 +420,8 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 		return "its host bridge is itself a PCI device (VMD), which can't be preserved yet";
 	if (dev->resource[PCI_ROM_RESOURCE].flags & IORESOURCE_ROM_SHADOW)
 		return "it is the boot display";
-	if ((dev->class >> 8) == PCI_CLASS_BRIDGE_OTHER)
-		return "a non-transparent bridge can't be preserved yet";
+	if (pci_is_switchtec_ntb(dev))
+		return "a Switchtec non-transparent bridge can't be preserved yet";
 	if (dev->driver && strlen(dev->driver->name) >= PCI_DEV_SER_DRIVER_LEN)
 		return "the name of its driver is too long";
 
@@ -396,6 +430,8 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 			return "devices below a CardBus bridge can't be preserved";
 		if (!pci_bars_can_be_recorded(pos))
 			return "the size of a BAR was changed by a quirk";
+		if (pos->current_state != PCI_D0)
+			return "it or a bridge above it isn't in D0";
 		if (pci_dev_has_specific_acs(pos))
 			return "a quirk emulates ACS for it or for a bridge above it";
 	}
@@ -406,6 +442,14 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 static int pci_outgoing_preserve(struct pci_dev *dev)
 {
 	const char *why;
+
+	/*
+	 * Who enumerates may be past asking whether a bridge is preserved. Don't
+	 * wait: a removal waits for the users of a device, perhaps for this one.
+	 */
+	ACQUIRE(mutex_try, rescan)(&pci_rescan_remove_lock);
+	if (ACQUIRE_ERR(mutex_try, &rescan))
+		return -EAGAIN;
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
@@ -671,7 +715,8 @@ static unsigned long pci_dev_key(struct pci_dev *dev)
 static void pci_incoming_release_bridge(struct pci_dev *bridge)
 {
 	WRITE_ONCE(bridge->liveupdate.incoming, 0);
-	pci_queue_restart_ports();
+	bridge->liveupdate.buses_lost = false;
+	pci_queue_restart();
 }
 
 /* The device is ordinary from here on, whatever happens to its bridges. */
@@ -679,8 +724,14 @@ static void pci_incoming_release(struct pci_dev *dev)
 {
 	WRITE_ONCE(dev->liveupdate.incoming, 0);
 
+	/* The previous kernel's, and its driver didn't want it */
+	if (dev->liveupdate.msi_adopted && !dev->msi_enabled)
+		pci_msi_init(dev);
+	if (dev->liveupdate.msi_adopted && !dev->msix_enabled)
+		pci_msix_init(dev);
+
 	if (dev->liveupdate.held) {
-		dev->liveupdate.held = false;
+		WRITE_ONCE(dev->liveupdate.held, false);
 		pm_runtime_put(&dev->dev);
 	}
 
@@ -733,20 +784,14 @@ static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
 	return has_bars;
 }
 
-/* What enumeration would configure in a bridge, and software has to know. */
-static void pci_incoming_adopt_bridge(struct pci_dev *dev)
+static void pci_incoming_adopt_ari(struct pci_dev *bridge)
 {
-	bool ari = dev->liveupdate.record.flags & PCI_DEV_SER_ARI;
-	u16 ctl;
+	bool ari = bridge->liveupdate.record.flags & PCI_DEV_SER_ARI;
 
-	pcie_capability_read_word(dev, PCI_EXP_DEVCTL2, &ctl);
-	dev->ari_enabled = FIELD_GET(PCI_EXP_DEVCTL2_ARI, ctl);
-	if (dev->ari_enabled != ari)
-		pci_warn(dev, "ARI Forwarding was %s when it was preserved and is %s; restart the users of the devices below\n",
-			 str_on_off(ari), str_on_off(dev->ari_enabled));
-
-	pcie_capability_read_word(dev, PCI_EXP_RTCTL, &ctl);
-	dev->config_rrs_sv = FIELD_GET(PCI_EXP_RTCTL_RRS_SVE, ctl);
+	bridge->ari_enabled = pci_ari_forwarding(bridge);
+	if (bridge->ari_enabled != ari)
+		pci_warn(bridge, "ARI Forwarding was %s when it was preserved and is %s; restart the users of the devices below\n",
+			 str_on_off(ari), str_on_off(bridge->ari_enabled));
 }
 
 static void pci_incoming_adopt_acs(struct pci_dev *dev)
@@ -793,7 +838,7 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 	if (rec->flags & PCI_DEV_SER_BROKEN_INTX)
 		dev->broken_intx_masking = 1;
 	if (bridge)
-		pci_incoming_adopt_bridge(dev);
+		pci_incoming_adopt_ari(dev);
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
 }
 
@@ -855,7 +900,7 @@ static void pci_incoming_device_add(struct pci_incoming *in, struct pci_dev *dev
 
 	pci_incoming_adopt_acs(dev);
 	pm_runtime_get_noresume(&dev->dev);
-	dev->liveupdate.held = true;
+	WRITE_ONCE(dev->liveupdate.held, true);
 
 	if (!pci_is_endpoint(dev)) {
 		in->nr_bridges++;
@@ -986,6 +1031,47 @@ bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
 	return true;
 }
 
+static void pci_incoming_claim(struct pci_dev *dev, int first, int end)
+{
+	for (int i = first; i < end; i++) {
+		struct resource *res = &dev->resource[i];
+
+		if (!res->flags || !res->start || res->parent ||
+		    res->flags & IORESOURCE_UNSET)
+			continue;
+		if (pci_claim_resource(dev, i))
+			pci_warn(dev, "%s isn't available to this kernel, so it can't be enabled; compare pci= on both command lines\n",
+				 pci_resource_name(dev, i));
+	}
+}
+
+/**
+ * pci_liveupdate_claim_resources - Claim what incoming devices on a bus have
+ * @bus: bus whose devices are known, those below bridges not yet
+ *
+ * Before anything is assigned to other devices, so that these are placed around
+ * it. Claims the windows of the bridge to @bus, too, if that is incoming.
+ *
+ * Context: enumeration, with pci_rescan_remove_lock held or at boot.
+ */
+void pci_liveupdate_claim_resources(struct pci_bus *bus)
+{
+	struct pci_dev *bridge = bus->self, *dev;
+
+	if (bridge && pci_liveupdate_is_incoming(bridge)) {
+		/* Some architectures look at windows only later */
+		if (!bridge->resource[PCI_BRIDGE_MEM_WINDOW].flags)
+			pci_read_bridge_bases(bus);
+		pci_incoming_claim(bridge, PCI_BRIDGE_RESOURCES,
+				   PCI_NUM_RESOURCES);
+	}
+
+	list_for_each_entry(dev, &bus->devices, bus_list) {
+		if (pci_liveupdate_is_incoming(dev))
+			pci_incoming_claim(dev, 0, PCI_BRIDGE_RESOURCES);
+	}
+}
+
 /**
  * pci_liveupdate_bridge_windows - Learn which windows a bridge has
  * @bridge: bridge that pci_read_bridge_windows() looks at
@@ -1010,10 +1096,85 @@ bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
 }
 
 /**
+ * pci_liveupdate_can_init_sriov - Ask whether SR-IOV of a device can be used
+ * @dev: device that has the capability
+ *
+ * Return: false if @dev is incoming and the previous kernel has recorded nothing
+ * about its virtual functions, as when it was built without SR-IOV.
+ */
+bool pci_liveupdate_can_init_sriov(struct pci_dev *dev)
+{
+	return !pci_liveupdate_is_incoming(dev) ||
+	       dev->liveupdate.record.flags & PCI_DEV_SER_SRIOV;
+}
+
+/**
+ * pci_liveupdate_keep_msi - Ask whether MSI and MSI-X stay as they were found
+ * @dev: device that has one of them enabled
+ *
+ * Return: true if @dev is incoming. They are turned off at finish then, if nobody
+ * uses them.
+ */
+bool pci_liveupdate_keep_msi(struct pci_dev *dev)
+{
+	if (!pci_liveupdate_is_incoming(dev))
+		return false;
+
+	dev->liveupdate.msi_adopted = true;
+	return true;
+}
+
+/**
+ * pci_liveupdate_ptm_enabled - Count the users of a bridge's PTM
+ * @dev: device with the PTM capability that is being enumerated
+ *
+ * Return: 1 for an incoming bridge that has PTM enabled; so it stays until the
+ * bridge is enumerated again. 0 for any other device.
+ */
+int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
+{
+	u32 ctrl;
+
+	if (pci_is_endpoint(dev) || !pci_liveupdate_is_incoming(dev))
+		return 0;
+
+	pci_read_config_dword(dev, dev->ptm_cap + PCI_PTM_CTRL, &ctrl);
+	return ctrl & PCI_PTM_CTRL_ENABLE ? 1 : 0;
+}
+
+/**
+ * pci_liveupdate_keep_rrs_sv - Adopt Configuration RRS Software Visibility
+ * @dev: root port of which nothing but its ID is known yet
+ *
+ * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
+ * Return: true if @dev will be found to be incoming, and
+ * &pci_dev.config_rrs_sv is what the port has enabled.
+ */
+bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
+{
+	struct pci_incoming *in;
+	struct pci_dev_ser *rec;
+	u16 ctl;
+
+	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
+		return false;
+
+	scoped_guard(mutex, &pci_liveupdate_mutex)
+		rec = xa_load(&in->index, pci_dev_key(dev));
+	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
+	if (!rec)
+		return false;
+
+	pcie_capability_read_word(dev, PCI_EXP_RTCTL, &ctl);
+	dev->config_rrs_sv = FIELD_GET(PCI_EXP_RTCTL_RRS_SVE, ctl);
+	return true;
+}
+
+/**
  * pci_liveupdate_keep_acs - Leave or put ACS Control as it was adopted
  * @dev: device that pci_enable_acs() is about to configure
  *
- * Writes only after a reset of @dev, once that isn't incoming any more.
+ * Writes only what a reset has changed, so nothing as long as @dev is incoming.
  *
  * Return: true if nothing is left to do; false if @dev wasn't adopted, or has no
  * ACS.
@@ -1023,7 +1184,7 @@ bool pci_liveupdate_keep_acs(struct pci_dev *dev)
 	u16 ctrl;
 
 	if (!dev->liveupdate.acs_adopted)
-		return false;
+		return pci_liveupdate_is_incoming(dev);
 
 	pci_read_config_word(dev, dev->acs_cap + PCI_ACS_CTRL, &ctrl);
 	if (ctrl != dev->liveupdate.acs_ctrl && !PCI_POSSIBLE_ERROR(ctrl))
@@ -1065,22 +1226,27 @@ bool pci_liveupdate_keep_config(void)
  */
 bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
 {
+	u8 primary = FIELD_GET(PCI_PRIMARY_BUS_MASK, buses);
 	const struct pci_dev_ser *rec;
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
 	rec = bridge->liveupdate.incoming ? &bridge->liveupdate.record :
 					    bridge->liveupdate.outgoing;
-	if (!rec ||
-	    (FIELD_GET(PCI_SECONDARY_BUS_MASK, buses) == rec->secondary &&
-	     FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses) == rec->subordinate))
+	if (!rec)
+		return true;
+
+	/* The Primary Bus Number may be hard-wired to 0 */
+	if (FIELD_GET(PCI_SECONDARY_BUS_MASK, buses) == rec->secondary &&
+	    FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses) == rec->subordinate &&
+	    (!primary || primary == bridge->bus->number))
 		return true;
 
 	if (!bridge->liveupdate.buses_lost)
 		pci_warn(bridge, "was reset and has lost its bus numbers [bus %02x-%02x]; restart the users of the devices below, then rescan\n",
 			 rec->secondary, rec->subordinate);
 	bridge->liveupdate.buses_lost = true;
-	*max = max(*max, (int)rec->subordinate);
+	*max = max_t(int, *max, rec->subordinate);
 	return false;
 }
 
@@ -1088,16 +1254,18 @@ bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
  * pci_liveupdate_defer_services - Ask whether a port's services have to wait
  * @port: port that portdrv is being bound to
  *
- * If so, pcie_portdrv_start_services() is called when the last device below the
- * port has been finished.
+ * If so, pcie_portdrv_start_services() is called soon after no device below the
+ * port is preserved any more.
  *
  * Context: the lock of @port is held.
  * Return: true if the services must not be started now.
  */
 bool pci_liveupdate_defer_services(struct pci_dev *port)
 {
-	port->liveupdate.services_deferred = pci_liveupdate_is_incoming(port);
-	return port->liveupdate.services_deferred;
+	bool defer = pci_liveupdate_is_preserved(port);
+
+	WRITE_ONCE(port->liveupdate.services_deferred, defer);
+	return defer;
 }
 
 /* Incoming: the end of the table */
@@ -1284,6 +1452,7 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * * -EBUSY: @dev is outgoing already, or the table has been handed over
  * * -EINVAL: a kind of device that can't be preserved; a warning says why
  * * -ENODEV: @dev has been removed
+ * * -EAGAIN: a rescan, a hot-plug or a removal is going on; try again
  * * -ENOENT: there is no outgoing table: not called from .preserve
  * * -ENOMEM, -ENOSPC: the table can't grow; nothing has changed
  * * what pm_runtime_resume_and_get() returned: it can't be brought to D0
@@ -1293,19 +1462,22 @@ int pci_liveupdate_preserve(struct pci_dev *dev)
 	struct pci_outgoing *out;
 	int err;
 
-	err = pm_runtime_resume_and_get(&dev->dev);
+	err = liveupdate_flb_get_outgoing(&pci_liveupdate_flb, (void **)&out);
 	if (err)
 		return err;
 
-	err = liveupdate_flb_get_outgoing(&pci_liveupdate_flb, (void **)&out);
+	err = pm_runtime_resume_and_get(&dev->dev);
 	if (!err) {
 		err = pci_outgoing_preserve(dev);
-		liveupdate_flb_put_outgoing(&pci_liveupdate_flb);
+		/* From here on its record keeps it resumed */
+		pm_runtime_put(&dev->dev);
 	}
 
-	/* Its record keeps it resumed, and its bridges from being restarted. */
-	pm_runtime_put(&dev->dev);
-	flush_work(&pci_restart_ports_work.work);
+	/* What hasn't seen yet that bridges are preserved has to come to its end */
+	if (!err)
+		flush_work(&pci_restart_work.work);
+
+	liveupdate_flb_put_outgoing(&pci_liveupdate_flb);
 	return err;
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_preserve);

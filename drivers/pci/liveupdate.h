@@ -18,8 +18,13 @@ int pci_liveupdate_device_add(struct pci_dev *dev);
 bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
 			      unsigned int howmany, u32 *rom);
 bool pci_liveupdate_bridge_windows(struct pci_dev *bridge);
+void pci_liveupdate_claim_resources(struct pci_bus *bus);
 bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars);
 bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max);
+bool pci_liveupdate_can_init_sriov(struct pci_dev *dev);
+bool pci_liveupdate_keep_msi(struct pci_dev *dev);
+int pci_liveupdate_ptm_enabled(struct pci_dev *dev);
+bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev);
 bool pci_liveupdate_keep_acs(struct pci_dev *dev);
 bool pci_liveupdate_keep_config(void);
 bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max);
@@ -50,12 +55,36 @@ static inline bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
 	return false;
 }
 
+static inline void pci_liveupdate_claim_resources(struct pci_bus *bus)
+{
+}
+
 static inline bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars)
 {
 	return false;
 }
 
 static inline bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_can_init_sriov(struct pci_dev *dev)
+{
+	return true;
+}
+
+static inline bool pci_liveupdate_keep_msi(struct pci_dev *dev)
+{
+	return false;
+}
+
+static inline int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
+{
+	return 0;
+}
+
+static inline bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
 {
 	return false;
 }
@@ -96,4 +125,11 @@ static inline void pci_liveupdate_remove_device(struct pci_dev *dev)
 }
 
 #endif /* CONFIG_PCI_LIVEUPDATE */
+
+/* Renumbering would cut off what a live update keeps running. */
+static inline bool pci_liveupdate_assign_all_busses(void)
+{
+	return pcibios_assign_all_busses() && !pci_liveupdate_keep_config();
+}
+
 #endif /* DRIVERS_PCI_LIVEUPDATE_H */

@@ -28,6 +28,7 @@ struct pci_saved_state;
  * @acs_ctrl:          ACS Control that was adopted, for as long as the device
  *                     exists.
  * @acs_adopted:       @acs_ctrl is valid.
+ * @msi_adopted:       MSI or MSI-X was enabled when the device was found.
  * @override_set:      The PCI core has set driver_override and takes it back at
  *                     finish.
  * @buses_lost:        The bridge's bus numbers were not those of its record.
@@ -45,6 +46,7 @@ struct pci_liveupdate {
 	struct pci_dev_ser record;
 	u16 acs_ctrl;
 	bool acs_adopted;
+	bool msi_adopted;
 	bool override_set;
 	bool buses_lost;
 	bool held;

@@ -74,8 +74,11 @@ static_assert(sizeof(struct pci_ser) == 24);
 /** PCI_DEV_SER_ARI - The bridge has ARI Forwarding enabled. */
 #define PCI_DEV_SER_ARI			BIT(7)
 
+/** PCI_DEV_SER_SRIOV - The fields about virtual functions are valid. */
+#define PCI_DEV_SER_SRIOV		BIT(8)
+
 /** PCI_DEV_SER_FLAGS - All flags that this version knows. */
-#define PCI_DEV_SER_FLAGS		GENMASK(7, 0)
+#define PCI_DEV_SER_FLAGS		GENMASK(8, 0)
 
 /** PCI_DEV_SER_BARS - Six BARs and, as the last one, the expansion ROM BAR. */
 #define PCI_DEV_SER_BARS		7
