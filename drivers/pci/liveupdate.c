@@ -131,6 +131,27 @@ static bool pci_is_endpoint(struct pci_dev *dev)
 /* At finish the users of all devices wait to go on: let them go first. */
 #define PCI_RESTART_DELAY	HZ
 
+static void pci_restart_bridge_locked(struct pci_dev *dev)
+{
+	if (dev->liveupdate.services_deferred) {
+		WRITE_ONCE(dev->liveupdate.services_deferred, false);
+		dev->liveupdate.starting = true;
+		pcie_portdrv_start_services(dev);
+		dev->liveupdate.starting = false;
+	}
+
+	if (!dev->liveupdate.held)
+		return;
+
+	/* What they interrupt is the previous kernel */
+	if (!dev->msi_enabled)
+		pci_msi_init(dev);
+	if (!dev->msix_enabled)
+		pci_msix_init(dev);
+	WRITE_ONCE(dev->liveupdate.held, false);
+	pm_runtime_put(&dev->dev);
+}
+
 static void pci_restart_bridge(struct pci_dev *dev)
 {
 	bool held = READ_ONCE(dev->liveupdate.held);
@@ -139,27 +160,17 @@ static void pci_restart_bridge(struct pci_dev *dev)
 	if (!held && !READ_ONCE(dev->liveupdate.services_deferred))
 		return;
 
-	scoped_guard(device, &dev->dev) {
-		if (system_state > SYSTEM_RUNNING ||
-		    pci_liveupdate_is_preserved(dev) ||
-		    !device_is_registered(&dev->dev))
-			return;
+	pm_runtime_get_sync(&dev->dev);
+	device_lock(&dev->dev);
+	if (system_state == SYSTEM_RUNNING && device_is_registered(&dev->dev) &&
+	    !pci_liveupdate_is_preserved(dev))
+		pci_restart_bridge_locked(dev);
+	device_unlock(&dev->dev);
+	pm_runtime_put(&dev->dev);
 
-		if (dev->liveupdate.services_deferred)
-			pcie_portdrv_start_services(dev);
-		if (!held)
-			return;
-
-		/* What they interrupt is the previous kernel */
-		if (!dev->msi_enabled)
-			pci_msi_init(dev);
-		if (!dev->msix_enabled)
-			pci_msix_init(dev);
-		WRITE_ONCE(dev->liveupdate.held, false);
-		pm_runtime_put(&dev->dev);
-	}
-
-	if (!dev->dev.driver && device_attach(&dev->dev) < 0)
+	/* The driver of a hotplug controller that wasn't bound before */
+	if (held && !dev->driver && !pci_is_pcie(dev) &&
+	    device_attach(&dev->dev) < 0)
 		pci_warn(dev, "no driver could be bound after the live update; bind one by hand\n");
 }
 
@@ -579,6 +590,8 @@ static const char *pci_record_check(const struct pci_dev_ser *rec)
 		if (rec->bar_order[i] >= BITS_PER_LONG_LONG)
 			return "impossible BAR size";
 	}
+	if (bridge && rec->flags & PCI_DEV_SER_SRIOV)
+		return "a bridge with virtual functions";
 	for (int i = 0; !bridge && i < PCI_DEV_SER_VF_BARS; i++) {
 		if (rec->vf_bar_order[i] >= BITS_PER_LONG_LONG)
 			return "impossible VF BAR size";
@@ -1031,18 +1044,34 @@ bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
 	return true;
 }
 
+/*
+ * Not what isn't decoded, and could be at an address that is another's by now: a
+ * ROM that is off, and the BARs of virtual functions.
+ */
 static void pci_incoming_claim(struct pci_dev *dev, int first, int end)
 {
 	for (int i = first; i < end; i++) {
 		struct resource *res = &dev->resource[i];
 
 		if (!res->flags || !res->start || res->parent ||
-		    res->flags & IORESOURCE_UNSET)
+		    res->flags & (IORESOURCE_UNSET | IORESOURCE_PCI_FIXED))
+			continue;
+		if (i == PCI_ROM_RESOURCE && !(res->flags & IORESOURCE_ROM_ENABLE))
 			continue;
 		if (pci_claim_resource(dev, i))
 			pci_warn(dev, "%s isn't available to this kernel, so it can't be enabled; compare pci= on both command lines\n",
 				 pci_resource_name(dev, i));
 	}
+}
+
+static bool pci_has_claimed_window(struct pci_dev *bridge)
+{
+	for (int i = PCI_BRIDGE_RESOURCES; i < PCI_NUM_RESOURCES; i++) {
+		if (bridge->resource[i].parent)
+			return true;
+	}
+
+	return false;
 }
 
 /**
@@ -1060,7 +1089,8 @@ void pci_liveupdate_claim_resources(struct pci_bus *bus)
 
 	if (bridge && pci_liveupdate_is_incoming(bridge)) {
 		/* Some architectures look at windows only later */
-		if (!bridge->resource[PCI_BRIDGE_MEM_WINDOW].flags)
+		if (!bridge->resource[PCI_BRIDGE_MEM_WINDOW].flags &&
+		    !pci_has_claimed_window(bridge))
 			pci_read_bridge_bases(bus);
 		pci_incoming_claim(bridge, PCI_BRIDGE_RESOURCES,
 				   PCI_NUM_RESOURCES);
@@ -1068,7 +1098,7 @@ void pci_liveupdate_claim_resources(struct pci_bus *bus)
 
 	list_for_each_entry(dev, &bus->devices, bus_list) {
 		if (pci_liveupdate_is_incoming(dev))
-			pci_incoming_claim(dev, 0, PCI_BRIDGE_RESOURCES);
+			pci_incoming_claim(dev, 0, PCI_ROM_RESOURCE + 1);
 	}
 }
 
@@ -1147,8 +1177,8 @@ int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
  * @dev: root port of which nothing but its ID is known yet
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
- * Return: true if @dev will be found to be incoming, and
- * &pci_dev.config_rrs_sv is what the port has enabled.
+ * Return: true if there is a record of @dev, and &pci_dev.config_rrs_sv is what
+ * the port has enabled.
  */
 bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
 {
@@ -1176,8 +1206,7 @@ bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
  *
  * Writes only what a reset has changed, so nothing as long as @dev is incoming.
  *
- * Return: true if nothing is left to do; false if @dev wasn't adopted, or has no
- * ACS.
+ * Return: true if nothing is left to do; false if @dev wasn't adopted.
  */
 bool pci_liveupdate_keep_acs(struct pci_dev *dev)
 {
@@ -1194,13 +1223,25 @@ bool pci_liveupdate_keep_acs(struct pci_dev *dev)
 }
 
 /**
- * pci_liveupdate_keep_config - Ask whether numbers and addresses must stay
+ * pci_liveupdate_starts_services - Ask whether services of a port are restarted
+ * @port: port that portdrv is bound to
+ *
+ * Context: the lock of @port is held.
+ * Return: true if devices below @port rely on its bus mastering already.
+ */
+bool pci_liveupdate_starts_services(struct pci_dev *port)
+{
+	return port->liveupdate.starting;
+}
+
+/**
+ * pci_liveupdate_keep_bus_numbers - Ask whether bus numbers must stay
  *
  * Context: enumeration. May sleep.
  * Return: true as long as there are outgoing or incoming devices, or a quarantine:
- * nothing that is configured may be given other bus numbers or addresses.
+ * no bridge that has bus numbers may be given others.
  */
-bool pci_liveupdate_keep_config(void)
+bool pci_liveupdate_keep_bus_numbers(void)
 {
 	struct pci_incoming *in;
 
@@ -1346,6 +1387,24 @@ static int __init pci_liveupdate_report(void)
 late_initcall(pci_liveupdate_report);
 
 /* Both directions: leaving */
+
+/**
+ * pci_liveupdate_keep_resource - Ask whether a resource stays what it is
+ * @dev: a device, or a bridge
+ * @res: one of its resources
+ *
+ * Context: any.
+ * Return: true if @dev is preserved, so that nothing may be assigned to @res.
+ * But to a ROM that is off it can be, as that isn't written to the device.
+ */
+bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res)
+{
+	if (!pci_liveupdate_is_preserved(dev))
+		return false;
+
+	return res != &dev->resource[PCI_ROM_RESOURCE] ||
+	       res->flags & IORESOURCE_ROM_ENABLE || dev->rom_bar_overlap;
+}
 
 /**
  * pci_liveupdate_keep_running - Ask whether to leave a device alone at shutdown
@@ -1503,7 +1562,11 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unpreserve);
  * @dev: the device, which its driver has adopted; nothing happens if it isn't
  *       incoming
  *
- * Context: called from .finish of the file handler. May sleep.
+ * MSI and MSI-X that the previous kernel has left enabled are turned off if the
+ * driver doesn't use them.
+ *
+ * Context: called from .finish of the file handler, and not while the driver
+ * allocates interrupt vectors. May sleep.
  */
 void pci_liveupdate_finish(struct pci_dev *dev)
 {

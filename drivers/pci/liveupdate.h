@@ -26,9 +26,11 @@ bool pci_liveupdate_keep_msi(struct pci_dev *dev);
 int pci_liveupdate_ptm_enabled(struct pci_dev *dev);
 bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev);
 bool pci_liveupdate_keep_acs(struct pci_dev *dev);
-bool pci_liveupdate_keep_config(void);
+bool pci_liveupdate_keep_bus_numbers(void);
 bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max);
 bool pci_liveupdate_defer_services(struct pci_dev *port);
+bool pci_liveupdate_starts_services(struct pci_dev *port);
+bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res);
 bool pci_liveupdate_keep_running(struct pci_dev *dev);
 bool pci_liveupdate_is_preserved(struct pci_dev *dev);
 void pci_liveupdate_remove_device(struct pci_dev *dev);
@@ -94,7 +96,7 @@ static inline bool pci_liveupdate_keep_acs(struct pci_dev *dev)
 	return false;
 }
 
-static inline bool pci_liveupdate_keep_config(void)
+static inline bool pci_liveupdate_keep_bus_numbers(void)
 {
 	return false;
 }
@@ -106,6 +108,17 @@ static inline bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge,
 }
 
 static inline bool pci_liveupdate_defer_services(struct pci_dev *port)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_starts_services(struct pci_dev *port)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_keep_resource(struct pci_dev *dev,
+						struct resource *res)
 {
 	return false;
 }
@@ -129,7 +142,7 @@ static inline void pci_liveupdate_remove_device(struct pci_dev *dev)
 /* Renumbering would cut off what a live update keeps running. */
 static inline bool pci_liveupdate_assign_all_busses(void)
 {
-	return pcibios_assign_all_busses() && !pci_liveupdate_keep_config();
+	return pcibios_assign_all_busses() && !pci_liveupdate_keep_bus_numbers();
 }
 
 #endif /* DRIVERS_PCI_LIVEUPDATE_H */

@@ -34,8 +34,9 @@ struct pci_saved_state;
  * @buses_lost:        The bridge's bus numbers were not those of its record.
  * @held:              Runtime PM is held off until the device is ordinary again.
  *                     Of a bridge cleared under the device lock.
- * @services_deferred: portdrv is bound, but has not started the port's services.
+ * @services_deferred: portdrv was bound, but has not started the port's services.
  *                     Under the device lock.
+ * @starting:          They are being started. Under the device lock.
  *
  * Embedded in &struct pci_dev. Written under pci_liveupdate_mutex if nothing else
  * is said; @outgoing and @incoming may be tested without it.
@@ -51,6 +52,7 @@ struct pci_liveupdate {
 	bool buses_lost;
 	bool held;
 	bool services_deferred;
+	bool starting;
 };
 
 int pci_liveupdate_register_flb(struct liveupdate_file_handler *fh);
