@@ -824,9 +824,16 @@ static void pci_incoming_adopt_acs(struct pci_dev *dev)
 			 rec->acs_ctrl, ctrl);
 }
 
+static void pci_quiesce(struct pci_dev *dev, const char *why)
+{
+	pci_warn(dev, "DMA stopped: %s; restart its user\n", why);
+	pci_clear_master(dev);
+}
+
 static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 {
 	struct pci_dev_ser *rec = xa_load(&in->index, pci_dev_key(dev));
+	struct pci_bus *bus = dev->bus;
 	bool bridge;
 
 	if (!rec)
@@ -838,6 +845,12 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 		xa_erase(&in->index, pci_dev_key(dev));
 		pci_warn(dev, "[%04x:%04x] found instead of the preserved [%04x:%04x], which is lost; restart its user\n",
 			 dev->vendor, dev->device, rec->vendor, rec->device);
+		return;
+	}
+
+	if (bus->self && !pci_liveupdate_is_incoming(bus->self)) {
+		xa_erase(&in->index, pci_dev_key(dev));
+		pci_quiesce(dev, "the bridge above it isn't the preserved one");
 		return;
 	}
 
@@ -853,12 +866,6 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 	if (bridge)
 		pci_incoming_adopt_ari(dev);
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
-}
-
-static void pci_quiesce(struct pci_dev *dev, const char *why)
-{
-	pci_warn(dev, "DMA stopped: %s; restart its user\n", why);
-	pci_clear_master(dev);
 }
 
 /**
@@ -1262,11 +1269,15 @@ bool pci_liveupdate_keep_bus_numbers(void)
  * @max:    highest bus number that is taken; raised to that of @bridge, as what
  *          was below it may still use its numbers
  *
+ * If an incoming bridge has lost its numbers, DMA from below it is stopped: nobody
+ * will find the devices, to stop them at finish.
+ *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
  * Return: false if the bridge has lost its numbers, and must not be scanned.
  */
 bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
 {
+	u8 subordinate = FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses);
 	u8 primary = FIELD_GET(PCI_PRIMARY_BUS_MASK, buses);
 	const struct pci_dev_ser *rec;
 
@@ -1279,7 +1290,7 @@ bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
 
 	/* The Primary Bus Number may be hard-wired to 0 */
 	if (FIELD_GET(PCI_SECONDARY_BUS_MASK, buses) == rec->secondary &&
-	    FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses) == rec->subordinate &&
+	    subordinate == rec->subordinate &&
 	    (!primary || primary == bridge->bus->number))
 		return true;
 
@@ -1287,7 +1298,10 @@ bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
 		pci_warn(bridge, "was reset and has lost its bus numbers [bus %02x-%02x]; restart the users of the devices below, then rescan\n",
 			 rec->secondary, rec->subordinate);
 	bridge->liveupdate.buses_lost = true;
-	*max = max_t(int, *max, rec->subordinate);
+	if (bridge->liveupdate.incoming)
+		pci_clear_master(bridge);
+
+	*max = max3(*max, (int)rec->subordinate, (int)subordinate);
 	return false;
 }
 
