@@ -56,7 +56,8 @@ run_test()
 	compile "$dir/test_binary" "$selftest/$name.c" "$selftest/lib/lu_utils.c" || return
 	make_initrd "$dir" || return
 	timeout --foreground $limit qemu-system-x86_64 -m 1G -smp 2 -no-reboot -nographic -nodefaults \
-		-accel tcg -serial file:"$serial" -kernel "$kernel" -initrd "$dir/outer.cpio" \
+		-accel tcg,thread=single -serial file:"$serial" \
+		-kernel "$kernel" -initrd "$dir/outer.cpio" \
 		-append "console=ttyS0 liveupdate=on panic=-1 nohz=off highres=off $scratch" ||
 		{ echo "# QEMU failed, or took longer than $limit s"; return 1; }
 	grep -q "TEST PASSED" "$serial" || { echo "# no TEST PASSED"; return 1; }

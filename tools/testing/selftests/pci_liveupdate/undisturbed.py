@@ -8,7 +8,8 @@ Replaces the kernel for each topology of vmtest.py, without and with an IOMMU, a
 command line of the second kernel that has to do with PCI. From before the first device is
 preserved until the last one is finished, no register in the config space of any function on
 a preserved path may change, nor what sysfs says of it; no packet may be lost; and then the
-device must be an ordinary one. Patterns select tests by name: 'switch*noari*'.
+device must be an ordinary one. Some tests have something else happen meanwhile: a neighbour
+is unplugged, a bridge reset. Patterns select tests by name: 'switch*noari*'.
 
 The result is KTAP. Logs are in out/undisturbed, the trace of config space only if the
 test failed.
@@ -18,6 +19,7 @@ import argparse
 import fcntl
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
@@ -39,7 +41,56 @@ OPTIONS = [
     "pci=noari", "pci=noaer", "pcie_aspm=off", "pcie_ports=compat",
     # Translation Blocking is off by default, Source Validation on with an IOMMU
     "pci=config_acs=10@pci:0:0", "pci=hpbussize=4",
+    "pci=resource_alignment=20@pci:8086:10c9",
 ]
+
+
+@dataclass
+class Incident:
+    """What happens while devices are preserved."""
+    vmm: str = ""           # option that makes the VMM do it, in both kernels
+    qemu: tuple = ()        # more options
+    room: bool = False      # nothing is in the last port
+    # What the host tells QEMU when a line has these words in it
+    answers: dict = field(default_factory=dict)
+    changes: tuple = ()     # that there must be, in cfgtrace's words
+    lost: tuple = ()        # preserved functions that the second kernel can't use
+    end: str = "VMM: finished"      # pattern of the line with which that time ends
+    # How often lines of the second kernel match these patterns
+    lines: dict = field(default_factory=dict)
+
+
+PLUG_IN = {"VMM: plug": ["device_add e1000e,id=new,bus=down1,romfile="]}
+
+INCIDENTS = {
+    "": Incident(),
+    # Rescan the bus, unplug and replug the neighbours
+    "disturb": Incident("--disturb"),
+    # In any debug kernel lockdep complains about the order of pciehp's own locks
+    "hotplug": Incident(
+        "--hotplug 0000:04:00.0", room=True, answers=PLUG_IN,
+        qemu=("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"),
+        lines={"0000:02:01.0: pciehp: .*Card present": 1}),
+    "acpi-hotplug": Incident("--hotplug 0000:04:00.0", room=True, answers=PLUG_IN,
+                             lines={"pciehp": 0}),
+    # Both ports of the switch lose their bus numbers, as in a reset. The preserved one's may
+    # not go to the other, which gets new ones.
+    "lost-bridge": Incident(
+        answers={"KHO: found": ["stop", "o/w 0xcf8 0x80020018", "o/w 0xcfc 0",
+                                "o/w 0xcf8 0x80020818", "o/w 0xcfc 0", "cont"]},
+        changes=("kernel 2 0000:02:00.0 xio3130-downstream: Primary Bus (0x18) 0x2 -> 0x0",
+                 "kernel 2 0000:02:00.0 xio3130-downstream: Secondary Bus (0x19) 0x3 -> 0x0",
+                 "kernel 2 0000:02:00.0 xio3130-downstream: Subordinate Bus (0x1a) 0x3 -> 0x0",
+                 # The kernel stops what it won't enumerate
+                 "kernel 2 0000:02:00.0 xio3130-downstream: Command (0x4) 0x107 -> 0x103"),
+        lost=("0000:02:00.0", "0000:03:00.0"),
+        end="VMM: FAIL .* retrieve device: No such device",
+        lines={r"0000:02:00.0: .*has lost its bus numbers \[bus 03-03\]": 1,
+               r"0000:03:00.0 \[8086:10c9\] was preserved but is not there": 1,
+               "0000:03:": 1,
+               "bdf=0000:02:01.0 .*buses=02-04-04 ": 1,
+               "Unable to finish session": 0}),
+}
 
 
 @dataclass
@@ -47,23 +98,32 @@ class Scenario:
     topology: str
     iommu: bool
     options: str = ""       # for the second kernel
-    disturb: bool = False   # unplug and replug the neighbours, in both kernels
+    incident: str = ""
 
     def name(self):
         return ", ".join([self.topology] + ["IOMMU"] * self.iommu +
-                         ["disturb"] * self.disturb + [self.options] * bool(self.options))
+                         [self.incident] * bool(self.incident) +
+                         [self.options] * bool(self.options))
 
     def directory(self):
         return self.name().replace(", ", "-")
 
     def is_plain(self):
-        return not self.options and not self.disturb
+        return not self.options and not self.incident
 
     def append(self):
         """To the command line of the first kernel."""
         preserve, _ = vmtest.TOPOLOGIES[self.topology]
-        return " ".join([f'preserve={preserve} next_options="{self.options}"'] +
-                        ["vmm_options=--disturb"] * self.disturb + [IOMMU] * self.iommu)
+        return " ".join([f'preserve={preserve} next_options="{self.options}"',
+                         f'vmm_options="{INCIDENTS[self.incident].vmm}"'] +
+                        [IOMMU] * self.iommu)
+
+    def devices(self, rom):
+        """For QEMU."""
+        _, devices = vmtest.TOPOLOGIES[self.topology]
+        if INCIDENTS[self.incident].room:
+            devices = devices[:-1]
+        return ["intel-iommu"] * self.iommu + [device.format(rom=rom) for device in devices]
 
 
 def scenarios():
@@ -72,7 +132,11 @@ def scenarios():
             for options in OPTIONS:
                 yield Scenario(topology, iommu, options)
     for iommu in False, True:
-        yield Scenario("switch", iommu, disturb=True)
+        yield Scenario("switch", iommu, incident="disturb")
+    # By this policy a NIC changes its links when it is used; one of them is above both NICs
+    yield Scenario("switch", False, "pcie_aspm.policy=powersave", "hotplug")
+    yield Scenario("switch", True, "pcie_aspm.policy=powersave", "acpi-hotplug")
+    yield Scenario("switch", False, "pci=assign-busses", "lost-bridge")
 
 
 @dataclass
@@ -104,8 +168,7 @@ def prepare(directory, config):
 
 def boot(guest, scenario):
     """Returns the machine, switched off, and what stopped it early."""
-    _, devices = vmtest.TOPOLOGIES[scenario.topology]
-    devices = [device.format(rom=guest.rom) for device in devices]
+    incident = INCIDENTS[scenario.incident]
     append = scenario.append()
     slow = 1
     if guest.config == "debug":
@@ -114,14 +177,15 @@ def boot(guest, scenario):
     directory = f"{guest.directory}/{scenario.directory()}"
     # Rarely enough for the wire to hold what a busy host doesn't deliver for a second
     with vmtest.VM(directory, guest.kernel, guest.initrd, append, interval=0.02,
-                   devices=["intel-iommu"] * scenario.iommu + devices,
-                   trace=f"{directory}/config-space.log") as vm:
+                   devices=scenario.devices(guest.rom), options=incident.qemu,
+                   trace=f"{directory}/config-space.log", answers=incident.answers) as vm:
         try:
             vm.wait("VMM: kexec", 20 * slow)
-            vm.wait("VMM: finished", 20 * slow)
-            vm.run(0.1)     # for what is in the wire
-            vm.end_traffic()
-            vm.wait("VMM: done", 10 * slow)
+            vm.wait(incident.end, 20 * slow)
+            if not incident.lost:
+                vm.run(0.1)     # for what is in the wire
+                vm.end_traffic()
+                vm.wait("VMM: done", 10 * slow)
             vm.wait("INIT: switching off", 20 * slow)
             vm.wait_off(10 * slow)
         except vmtest.Failure as failure:
@@ -143,13 +207,17 @@ class Outcome:
 class Judge:
     def __init__(self, scenario, vm, outcome):
         self.scenario, self.vm, self.outcome = scenario, vm, outcome
+        self.incident = INCIDENTS[scenario.incident]
         self.say = outcome.problems.append
         nics = list(dict.fromkeys(event.fields["nic"] for event in vm.find("pci", kernel=1)))
         preserve, _ = vmtest.TOPOLOGIES[scenario.topology]
-        self.kept, self.others = nics[:preserve], nics[preserve:]
-        self.path = list(dict.fromkeys(
-            event.fields["bdf"] for event in vm.find("pci", kernel=1)
-            if event.fields["nic"] in self.kept))
+        self.others = nics[preserve:]
+        self.path = self.not_lost(event.fields["bdf"] for event in vm.find("pci", kernel=1)
+                                  if event.fields["nic"] in nics[:preserve])
+        self.kept = self.not_lost(nics[:preserve])
+
+    def not_lost(self, bdfs):
+        return [bdf for bdf in dict.fromkeys(bdfs) if bdf not in self.incident.lost]
 
     def first(self, name, **fields):
         return next(iter(self.vm.find(name, **fields)), None)
@@ -157,14 +225,18 @@ class Judge:
     def time(self, name, **fields):
         return self.first(name, **fields).time
 
-    def line(self, kernel, text):
+    def lines(self, kernel, pattern):
         """When this kernel said so."""
-        return next(line.time for line in self.vm.lines
-                    if line.kernel == kernel and text in line.text)
+        return [line.time for line in self.vm.lines
+                if line.kernel == kernel and re.search(pattern, line.text)]
+
+    def line(self, kernel, pattern):
+        return self.lines(kernel, pattern)[0]
 
     def judge(self):
         """Of a machine that got to its end."""
         self.judge_trace()
+        self.judge_incident()
         for bdf in self.path:
             self.judge_function(bdf)
         for bdf in self.kept:
@@ -172,20 +244,32 @@ class Judge:
         for wire in self.vm.wires:
             if wire.bdf in self.kept and not self.scenario.iommu:
                 self.judge_packets(wire)
-        for kernel in (1, 2) if self.scenario.disturb else ():
-            if not self.first("disturbed", kernel=kernel):
-                self.say(f"kernel {kernel} wasn't disturbed")
 
     def judge_trace(self):
         accesses = cfgtrace.read(self.vm.trace)
         clock = self.vm.wall_clock
-        window = (clock + self.time("receiving"), clock + self.time("finished"),
+        window = (clock + self.time("receiving"), clock + self.line(2, self.incident.end),
                   clock + self.line(2, "Linux version"))
-        self.outcome.changes += map(str, cfgtrace.changes(accesses, self.path, *window))
+        ours = self.incident.changes
+        bdfs = dict.fromkeys([*self.path, *(change.split()[2] for change in ours)])
+        found = list(map(str, cfgtrace.changes(accesses, bdfs, *window)))
+        self.outcome.changes += [change for change in found if change not in ours]
+        for change in ours:
+            if change not in found:
+                self.say(f"this didn't happen: {change}")
         for bdf in self.others:
             if not cfgtrace.changes(accesses, [bdf], *window):
                 self.say(f"{bdf} isn't preserved and wasn't changed: this run proves nothing")
         self.count(accesses)
+
+    def judge_incident(self):
+        for kernel in (1, 2) if self.incident.vmm else ():
+            if not self.first("disturbed", kernel=kernel):
+                self.say(f"kernel {kernel} wasn't disturbed")
+        for pattern, expected in self.incident.lines.items():
+            count = len(self.lines(2, pattern))
+            if count != expected:
+                self.say(f"kernel 2 has {count} lines with '{pattern}', not {expected}")
 
     def count(self, accesses):
         names, numbers = cfgtrace.functions(accesses), []
@@ -204,6 +288,9 @@ class Judge:
         for key in {**before.fields, **after.fields}:
             # Whether ports have a driver is for the command line to say
             if key == "driver" and "buses" in before.fields:
+                continue
+            # Nor does it matter for which of the NICs it was shown first
+            if key == "nic":
                 continue
             old, new = before.fields.get(key), after.fields.get(key)
             if old != new:

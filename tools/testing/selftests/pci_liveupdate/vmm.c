@@ -16,6 +16,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <glob.h>
 #include <limits.h>
 #include <signal.h>
 #include <stddef.h>
@@ -120,6 +121,7 @@ static struct {
 	bool forget;
 	bool crash;
 	bool disturb;
+	const char *hotplug;
 } options = {
 	.kernel = "/kernel",
 	.initrd = "/initrd.img",
@@ -335,11 +337,11 @@ static __u16 read_id(const char *bdf, const char *name)
 	return id;
 }
 
-static void write_one(const char *path)
+static void write_text(const char *path, const char *text)
 {
 	int fd = check(open(path, O_WRONLY), "open", path);
 
-	check(write(fd, "1", 1), "write", path);
+	check(write(fd, text, strlen(text)), text, path);
 	close(fd);
 }
 
@@ -348,49 +350,39 @@ static void replug(const char *dir)
 	char path[PATH_MAX + 8];
 
 	snprintf(path, sizeof(path), "%s/remove", dir);
-	write_one(path);
-	write_one("/sys/bus/pci/rescan");
+	write_text(path, "1");
+	write_text("/sys/bus/pci/rescan", "1");
 	if (access(dir, F_OK))
 		die("%s didn't come back", dir);
 }
 
-/* What may happen on the bus beside a preserved device: look, unplug, plug in. */
-static void disturb(void)
-{
-	char path[PATH_MAX];
-
-	write_one("/sys/bus/pci/rescan");
-	for (char **bdf = neighbours; *bdf; bdf++) {
-		find_path(*bdf, path);
-		replug(path);
-		/* And with its port */
-		*strrchr(path, '/') = '\0';
-		replug(path);
-	}
-	say("disturbed");
-}
-
 /* ---- VFIO and iommufd ---- */
 
-/* Open the VFIO character device; without an IOMMU it is called noiommu-vfio%d. */
-static void nic_open(struct nic *nic)
+/* The VFIO character device; without an IOMMU it is called noiommu-vfio%d. */
+static bool find_cdev(const char *bdf, char path[PATH_MAX])
 {
-	char path[PATH_MAX];
 	struct dirent *entry;
 	DIR *dir;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vfio-dev", nic->bdf);
+	snprintf(path, PATH_MAX, "/sys/bus/pci/devices/%s/vfio-dev", bdf);
 	dir = opendir(path);
 	if (!dir)
-		die("%s isn't bound to vfio-pci", nic->bdf);
+		return false;
 	do {
 		entry = readdir(dir);
 	} while (entry && !strstr(entry->d_name, "vfio"));
-	if (!entry)
-		die("%s has no VFIO character device", nic->bdf);
-
-	snprintf(path, sizeof(path), "/dev/vfio/devices/%s", entry->d_name);
+	if (entry)
+		snprintf(path, PATH_MAX, "/dev/vfio/devices/%s", entry->d_name);
 	closedir(dir);
+	return entry;
+}
+
+static void nic_open(struct nic *nic)
+{
+	char path[PATH_MAX];
+
+	if (!find_cdev(nic->bdf, path))
+		die("%s isn't bound to vfio-pci", nic->bdf);
 	nic->fd = check(open(path, O_RDWR), path, nic->bdf);
 }
 
@@ -558,6 +550,92 @@ static void nic_enable_dma(struct nic *nic)
 	command |= PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 	if (pwrite(nic->fd, &command, sizeof(command), offset) != sizeof(command))
 		die_errno(errno, "%s write command register", nic->bdf);
+}
+
+/* ---- what may happen beside a preserved device ---- */
+
+/* Look for new devices, unplug others, plug them in. */
+static void replug_neighbours(void)
+{
+	char path[PATH_MAX];
+
+	write_text("/sys/bus/pci/rescan", "1");
+	for (char **bdf = neighbours; *bdf; bdf++) {
+		find_path(*bdf, path);
+		replug(path);
+		/* And with its port */
+		*strrchr(path, '/') = '\0';
+		replug(path);
+	}
+}
+
+/* QEMU takes the device away then. Asked by the host, the kernel waits for 5 s. */
+static void switch_slot_off(const char *bdf)
+{
+	char address[sizeof("0000:00:00")], path[PATH_MAX];
+	glob_t slots;
+	FILE *file;
+
+	if (glob("/sys/bus/pci/slots/*", 0, NULL, &slots))
+		die("there are no slots");
+	for (int i = 0; i < slots.gl_pathc; i++) {
+		snprintf(path, sizeof(path), "%s/address", slots.gl_pathv[i]);
+		file = fopen(path, "r");
+		if (!file || !fgets(address, sizeof(address), file))
+			die_errno(errno, "%s", path);
+		fclose(file);
+		snprintf(path, sizeof(path), "%s/power", slots.gl_pathv[i]);
+		if (!strncmp(bdf, address, strlen(address)))
+			write_text(path, "0");
+	}
+	globfree(&slots);
+}
+
+/* It is seen before it has addresses and can be bound, its cdev before that can be opened. */
+static bool try_to_open(struct nic *nic, const char *dir)
+{
+	char path[PATH_MAX];
+
+	if (access(dir, F_OK))
+		return false;
+	snprintf(path, sizeof(path), "%s/driver_override", dir);
+	write_text(path, "vfio-pci");
+	write_text("/sys/bus/pci/drivers_probe", nic->bdf);
+	if (!find_cdev(nic->bdf, path))
+		return false;
+	nic->fd = open(path, O_RDWR);
+	return nic->fd >= 0;
+}
+
+/* A NIC that the host plugs in can be used, and unplugged. */
+static void hotplug(const char *bdf)
+{
+	struct nic nic = { .bdf = bdf };
+	char dir[PATH_MAX];
+
+	snprintf(dir, sizeof(dir), "/sys/bus/pci/devices/%s", bdf);
+	say("plug bdf=%s", bdf);
+	wait_for(5000, try_to_open(&nic, dir), "%s", bdf);
+	nic_bind(&nic);
+	nic_map_bar(&nic);
+	nic_enable_dma(&nic);
+	if (nic_read(&nic, E1000_STATUS) == ~0U)
+		die("%s can't be reached", bdf);
+	munmap(nic.bar0, region_info(&nic, VFIO_PCI_BAR0_REGION_INDEX).size);
+	close(nic.fd);
+	switch_slot_off(bdf);
+	if (!access(dir, F_OK))
+		die("%s is still there", bdf);
+}
+
+static void disturb(void)
+{
+	if (options.disturb)
+		replug_neighbours();
+	if (options.hotplug)
+		hotplug(options.hotplug);
+	if (options.disturb || options.hotplug)
+		say("disturbed");
 }
 
 /* ---- Intel 82576 ---- */
@@ -843,8 +921,7 @@ static void stage1(void)
 	session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
 	preserve(session);
 	say("preserved");
-	if (options.disturb)
-		disturb();
+	disturb();
 	load_kernel();
 	for_each_nic(nic)
 		report_path(nic->bdf);
@@ -919,15 +996,14 @@ static void stage2(void)
 {
 	int luo, session;
 
-	if (options.disturb)
-		disturb();
+	iommufd_open();
+	disturb();
 	for_each_nic(nic)
 		report_path(nic->bdf);
 
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
 	if (options.crash)
 		crash(luo);
-	iommufd_open();
 	session = check_luo(luo_retrieve_session(luo, SESSION), "retrieve session", SESSION);
 	for_each_nic(nic)
 		nic_take_back(nic, session);
@@ -957,7 +1033,8 @@ static void usage(void)
 		"  --append TEXT   for the end of its command line\n"
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
 		"  --crash         in stage 2 another VMM has retrieved all, and crashed\n"
-		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n");
+		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n"
+		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n");
 	exit(2);
 }
 
@@ -972,6 +1049,7 @@ static int parse_options(int argc, char *argv[])
 		{ "forget", no_argument, NULL, 'f' },
 		{ "crash", no_argument, NULL, 'c' },
 		{ "disturb", no_argument, NULL, 'd' },
+		{ "hotplug", required_argument, NULL, 'h' },
 		{ }
 	};
 	int stage = 0, opt;
@@ -1001,6 +1079,9 @@ static int parse_options(int argc, char *argv[])
 			break;
 		case 'd':
 			options.disturb = true;
+			break;
+		case 'h':
+			options.hotplug = optarg;
 			break;
 		default:
 			usage();

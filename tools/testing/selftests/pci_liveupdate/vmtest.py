@@ -15,6 +15,7 @@ as well while no kernel runs. Behind an IOMMU it isn't known where to look.
 """
 
 import ctypes
+import json
 import mmap
 import os
 import re
@@ -47,10 +48,12 @@ SWITCH = [
     f"{IGB1},bus=down1",
 ]
 
-# How many of the NICs to preserve, and the devices; {rom} is a file with an option ROM
+# How many of the NICs and USB controllers to preserve, and the devices; {rom} is a file
+# with an option ROM
 TOPOLOGIES = {
-    "root_bus": (2, [f"{IGB0},bus=pcie.0,addr=2.0",
-                     "e1000e,bus=pcie.0,addr=3.0,romfile={rom}"]),
+    "root_bus": (3, [f"{IGB0},bus=pcie.0,addr=2.0",
+                     "e1000e,bus=pcie.0,addr=3.0,romfile={rom}",
+                     "qemu-xhci,bus=pcie.0,addr=4.0"]),
     "root_port": (1, [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"]),
     "switch": (1, SWITCH),
     "switch_two": (2, SWITCH),
@@ -195,12 +198,14 @@ def run_with_parent():
 
 class VM:
     def __init__(self, directory, kernel, initrd, append="", devices=SWITCH,
-                 interval=0.01, trace=None):
-        """interval: seconds between packets; trace: file for PCI config accesses"""
+                 interval=0.01, trace=None, options=(), answers=None):
+        """interval: seconds between packets; trace: file for PCI config accesses; options:
+        more of QEMU's; answers: commands for QEMU when a line has this in it"""
         os.makedirs(directory, exist_ok=True)
         self.directory = directory
         self.interval = interval
         self.trace = trace
+        self.answers = answers or {}
         self.lines, self.events = [], []
         self.kernels = 0
         self.checked = 0        # lines that wait() has been through
@@ -212,16 +217,23 @@ class VM:
         ram_fd = os.memfd_create("guest")
         os.ftruncate(ram_fd, RAM)
         self.memory = mmap.mmap(ram_fd, RAM)
-        self.start(self.command(ram_fd, kernel, initrd, append, devices), ram_fd)
+        near_end, monitor = socket.socketpair()
+        near_end.settimeout(10)
+        self.monitor = near_end.makefile("rw")
+        self.monitor.write('{"execute": "qmp_capabilities"}')   # without it no other works
+        args = self.command(ram_fd, monitor.fileno(), kernel, initrd, append, devices)
+        self.start([*args, *options], [ram_fd, monitor.fileno()])
         os.close(ram_fd)
+        monitor.close()
         for wire in self.wires:
             wire.far_end.close()
 
-    def command(self, ram_fd, kernel, initrd, append, devices):
+    def command(self, ram_fd, monitor_fd, kernel, initrd, append, devices):
         args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
                 "-machine", "q35,memory-backend=ram", "-accel", ACCEL, "-smp", "2",
                 "-m", f"{RAM >> 20}M", "-object",
                 f"memory-backend-file,id=ram,size={RAM},share=on,mem-path=/proc/self/fd/{ram_fd}",
+                "-chardev", f"socket,id=monitor,fd={monitor_fd}", "-mon", "monitor,mode=control",
                 "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd,
                 "-append", "console=ttyS0 panic=-1 liveupdate=on printk.devkmsg=on "
                            f"vfio.enable_unsafe_noiommu_mode=1 {TICK} {append}"]
@@ -235,8 +247,8 @@ class VM:
                      "-msg", "timestamp=on", "-D", self.trace]
         return args
 
-    def start(self, args, ram_fd):
-        fds = [ram_fd] + [wire.far_end.fileno() for wire in self.wires]
+    def start(self, args, fds):
+        fds += [wire.far_end.fileno() for wire in self.wires]
         self.epoch = time.monotonic()
         self.wall_clock = time.time()   # at the epoch; QEMU's trace has this one
         with open(f"{self.directory}/qemu.log", "w") as errors:
@@ -260,6 +272,22 @@ class VM:
     def now(self):
         return time.monotonic() - self.epoch
 
+    # -- what QEMU is told --
+
+    def tell(self, command):
+        """A command for QEMU's monitor, one of those that say nothing if they work."""
+        try:
+            json.dump({"execute": "human-monitor-command", "id": command,
+                       "arguments": {"command-line": command}}, self.monitor)
+            self.monitor.flush()
+            # There are events, too
+            reply = next((reply for reply in map(json.loads, self.monitor)
+                          if reply.get("id") == command), "nothing")
+        except OSError as error:
+            reply = error
+        if reply != {"return": "", "id": command}:
+            raise Failure(f"QEMU was told '{command}', and says: {reply}")
+
     # -- what the guest says --
 
     def read_console(self):
@@ -276,6 +304,9 @@ class VM:
         line = Line(self.now(), self.kernels, text)
         self.lines.append(line)
         print(f"{line.time:8.3f} {text}", file=self.log, flush=True)
+        for words, commands in self.answers.items():
+            for command in commands if words in text else ():
+                self.tell(command)
         found = re.search(r"\bVMM: (\w+) ?(.*)", text)
         if found:
             fields = dict(re.findall(r"(\w+)=(\S*)", found[2]))
