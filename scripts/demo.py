@@ -27,6 +27,7 @@ OUT = f"{TOP}/out"
 
 sys.dont_write_bytecode = True      # no __pycache__ among the kernel's files
 sys.path.insert(0, f"{TOP}/{SELFTEST}")
+import cfgtrace                     # noqa: E402
 import vmtest                       # noqa: E402
 
 BUS_MASTER = 0x4
@@ -73,6 +74,7 @@ class Result:
         self.vm = vm
         self.stopped = stopped
         self.kept, self.other = vm.wires
+        self.accesses = cfgtrace.read(vm.trace)
         self.kexec = self.time("kexec")
         self.userspace = next((line.time for line in vm.lines
                                if line.kernel == 2 and "INIT: stage 2" in line.text), None)
@@ -113,9 +115,10 @@ class Result:
         """How often, on the way from preserve to finish, DMA was cut off."""
         end = self.time("finished") or self.vm.now()
         start = self.time("preserved") or end
-        return sum(offset == 4 and not value & BUS_MASTER
-                   for bdf in self.path(wire)
-                   for offset, value in self.vm.config_writes(bdf, start, end))
+        start, end = (self.vm.wall_clock + time for time in (start, end))
+        return sum(access.write and access.offset == 4 and not access.value & BUS_MASTER
+                   for access in self.accesses
+                   if access.bdf in self.path(wire) and start <= access.time <= end)
 
     # -- the verdict --
 

@@ -69,6 +69,70 @@ def bridge_changes(window):
 
 HARDWARE = ", reset or changed by hardware"
 
+# What software sets, and so must not be taken for status: by header type or capability
+SETTABLE = {
+    ("header", 0): "Command, Cache Line Size, Latency Timer, Interrupt Line, ROM BAR, "
+                   + ", ".join(f"BAR {i}" for i in range(6)),
+    ("header", 1): "Command, BAR 0, BAR 1, Primary Bus, Secondary Bus, Subordinate Bus, "
+                   "Secondary Latency Timer, I/O Base, I/O Limit, Memory Base, Memory Limit, "
+                   "Prefetchable Memory Base, Prefetchable Memory Limit, ROM BAR, "
+                   "Prefetchable Base Upper 32 Bits, Prefetchable Limit Upper 32 Bits, "
+                   "I/O Base Upper 16 Bits, I/O Limit Upper 16 Bits, Bridge Control",
+    ("standard", 0x01): "Control/Status",
+    ("standard", 0x10): "Device Control, Link Control, Slot Control, Root Control, "
+                        "Device Control 2, Link Control 2, Slot Control 2",
+    ("standard", 0x11): "Message Control",
+    ("standard", 0x13): "Control",
+    ("extended", 0x01): "Uncorrectable Error Mask, Uncorrectable Error Severity, "
+                        "Correctable Error Mask, Capabilities and Control, Root Error Command",
+    ("extended", 0x02): "Port Control, Resource Control 0",
+    ("extended", 0x0d): "Control, Egress Control Vector",
+    ("extended", 0x0e): "Control",
+    ("extended", 0x0f): "Control",
+    ("extended", 0x10): "Control, NumVFs, System Page Size, "
+                        + ", ".join(f"VF BAR {i}" for i in range(6)),
+    ("extended", 0x13): "Control, Allocation",
+    ("extended", 0x15): "Control 0, Control 5",
+    ("extended", 0x17): "Control, Steering Tag 0",
+    ("extended", 0x18): "Maximum Latencies",
+    ("extended", 0x1b): "Control",
+    ("extended", 0x1d): "Control, RP PIO Mask, RP PIO Severity",
+    ("extended", 0x1e): "Control 1, Control 2",
+    ("extended", 0x1f): "Control",
+    ("extended", 0x24): "Control 0",
+    ("extended", 0x29): "Control",
+    ("extended", 0x2e): "Control, Write Mailbox",
+    ("extended", 0x30): "Control",
+}
+
+
+class Settable(unittest.TestCase):
+    def plant(self, kind, identity, offset):
+        """A function with only this, in which bit 6 of a register at 0 is set."""
+        text = f"0 -> 1234, e -> {identity if kind == 'header' else 0:x}, 34 -> 0"
+        if kind == "standard":
+            text = f"0 -> 1234, e -> 0, 34 -> 40, 40 -> {identity:x}"
+            offset += 0x40
+        elif kind == "extended":
+            text += f", 100 -> {0x10000 + identity:x}"
+            offset += 0x100
+        before = f"{text}, " + ", ".join(f"{offset + i:x} -> 0" for i in range(4))
+        return changes(f"{offset:x} <- 40", before)
+
+    def test_every_one(self):
+        for (kind, identity), names in SETTABLE.items():
+            if kind == "header":
+                prefix, table = "", cfgtrace.HEADERS[identity]
+            else:
+                table = cfgtrace.STANDARD if kind == "standard" else cfgtrace.EXTENDED
+                prefix, table = table[identity]
+                prefix += " "
+            offsets = {register[2]: register[0] for register in table}
+            for name in names.split(", "):
+                with self.subTest(prefix + name):
+                    found = self.plant(kind, identity, offsets[name])
+                    self.assertEqual([change.split(" (")[0] for change in found], [prefix + name])
+
 
 class Changes(unittest.TestCase):
     def test_planted(self):

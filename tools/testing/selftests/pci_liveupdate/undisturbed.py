@@ -4,12 +4,13 @@
 
     undisturbed.py [--config demo|debug] [PATTERN...]
 
-Replaces the kernel for each topology of vmtest.py, without and with an IOMMU, and for each
-command line of the second kernel that has to do with PCI. From before the first device is
+Replaces the kernel for each topology of vmtest.py, without and with an IOMMU, and for some
+command lines of the second kernel that have to do with PCI. From before the first device is
 preserved until the last one is finished, no register in the config space of any function on
-a preserved path may change, nor what sysfs says of it; no packet may be lost; and then the
-device must be an ordinary one. Some tests have something else happen meanwhile: a neighbour
-is unplugged, a bridge reset. Patterns select tests by name: 'switch*noari*'.
+a preserved path may change, nor what sysfs says of it. Without an IOMMU no packet may be
+lost. Afterwards the device must be an ordinary one. Some tests have something else happen
+meanwhile: a neighbour is unplugged, a bridge loses its bus numbers. Patterns select tests
+by name: 'switch*noari*'.
 
 The result is KTAP. Logs are in out/undisturbed, the trace of config space only if the
 test failed.
@@ -17,13 +18,13 @@ test failed.
 
 import argparse
 import fcntl
-import multiprocessing
 import os
 import re
 import shutil
 import signal
 import sys
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
@@ -35,6 +36,7 @@ import vmtest                       # noqa: E402
 SELFTEST = "tools/testing/selftests/pci_liveupdate"
 OUT = vmtest.HERE.removesuffix(SELFTEST) + "out"
 
+MARK = ("0000:00:00.0", 0xfc)       # vmm.c: mark_trace()
 IOMMU = "intel_iommu=on iommufd.allow_unsafe_interrupts=1"
 OPTIONS = [
     "", "pci=assign-busses", "pci=realloc=on", "pci=pcie_bus_perf", "pci=pcie_bus_safe",
@@ -73,10 +75,10 @@ INCIDENTS = {
         lines={"0000:02:01.0: pciehp: .*Card present": 1}),
     "acpi-hotplug": Incident("--hotplug 0000:04:00.0", room=True, answers=PLUG_IN,
                              lines={"pciehp": 0}),
-    # Both ports of the switch lose their bus numbers, as in a reset. The preserved one's may
-    # not go to the other, which gets new ones.
+    # Both ports of the switch lose their bus numbers. The preserved one's may not go to the
+    # other, which gets new ones. That the VMM misses 04:00.0 is because it counts NICs.
     "lost-bridge": Incident(
-        answers={"KHO: found": ["stop", "o/w 0xcf8 0x80020018", "o/w 0xcfc 0",
+        answers={"Starting new kernel": ["stop", "o/w 0xcf8 0x80020018", "o/w 0xcfc 0",
                                 "o/w 0xcf8 0x80020818", "o/w 0xcfc 0", "cont"]},
         changes=("kernel 2 0000:02:00.0 xio3130-downstream: Primary Bus (0x18) 0x2 -> 0x0",
                  "kernel 2 0000:02:00.0 xio3130-downstream: Secondary Bus (0x19) 0x3 -> 0x0",
@@ -237,6 +239,7 @@ class Judge:
         """Of a machine that got to its end."""
         self.judge_trace()
         self.judge_incident()
+        self.judge_options()
         for bdf in self.path:
             self.judge_function(bdf)
         for bdf in self.kept:
@@ -245,11 +248,22 @@ class Judge:
             if wire.bdf in self.kept and not self.scenario.iommu:
                 self.judge_packets(wire)
 
+    def window(self, accesses):
+        """The VMM marks both ends in the trace, unless it can't get that far."""
+        clock = self.vm.wall_clock
+        marks = [access.time for access in accesses
+                 if (access.bdf, access.offset) == MARK and not access.write]
+        start = max(mark for mark in marks if mark < clock + self.time("preserved"))
+        end = marks[-1] if not self.incident.lost else clock + self.line(2, self.incident.end)
+        return start, end, clock + self.line(1, "Starting new kernel")
+
     def judge_trace(self):
         accesses = cfgtrace.read(self.vm.trace)
-        clock = self.vm.wall_clock
-        window = (clock + self.time("receiving"), clock + self.line(2, self.incident.end),
-                  clock + self.line(2, "Linux version"))
+        window = self.window(accesses)
+        seen = cfgtrace.counts(accesses, window[2], window[1])
+        for bdf in self.path:
+            if not sum(seen[bdf]):
+                self.say(f"the trace has nothing of {bdf} in kernel 2: this run proves nothing")
         ours = self.incident.changes
         bdfs = dict.fromkeys([*self.path, *(change.split()[2] for change in ours)])
         found = list(map(str, cfgtrace.changes(accesses, bdfs, *window)))
@@ -271,6 +285,20 @@ class Judge:
             if count != expected:
                 self.say(f"kernel 2 has {count} lines with '{pattern}', not {expected}")
 
+    def judge_options(self):
+        """That they mean what the test says."""
+        for event in self.vm.find("ring"):
+            if ("addr" in event.fields) == self.scenario.iommu:
+                self.say("there is " + ("an" if "addr" not in event.fields else "no") + " IOMMU")
+        for line in self.vm.lines:
+            if "PCI: Unknown option" in line.text:
+                self.say(f"kernel {line.kernel}: {line.text}")
+        if self.scenario.is_plain():
+            counts = [re.search(r"INIT: (\d+) of (\d+) services", line.text)
+                      for line in self.vm.lines]
+            if not any(count and count[1] == count[2] for count in counts):
+                self.say("the services of ports were not started again")
+
     def count(self, accesses):
         names, numbers = cfgtrace.functions(accesses), []
         for kernel in 1, 2:
@@ -286,8 +314,7 @@ class Judge:
             self.say(f"the VMM didn't show {bdf} in kernel 2")
             return
         for key in {**before.fields, **after.fields}:
-            # Whether ports have a driver is for the command line to say
-            if key == "driver" and "buses" in before.fields:
+            if key == "driver" and "buses" in before.fields and "compat" in self.scenario.options:
                 continue
             # Nor does it matter for which of the NICs it was shown first
             if key == "nic":
@@ -329,7 +356,11 @@ def run(guest, scenario):
     if stopped:
         outcome.problems.append(stopped)
     else:
-        Judge(scenario, vm, outcome).judge()
+        try:
+            Judge(scenario, vm, outcome).judge()
+        except (ValueError, IndexError, AttributeError) as error:
+            # What it looked for isn't there
+            outcome.problems.append(f"can't judge: {error!r}")
     for line in vm.bad_lines()[:20]:
         outcome.problems.append(f"kernel {line.kernel} complained: {line.text}")
     if not outcome.changes and not outcome.problems:
@@ -351,23 +382,26 @@ def report(number, outcome):
     details = outcome.changes + outcome.problems
     if details:
         details.append(f"logs: {os.path.relpath(outcome.directory)}")
-    return result(not details, number,
-                  f"{outcome.scenario.name()}: {len(outcome.changes)} changes", details)
+    name = outcome.scenario.name()
+    if not outcome.problems or outcome.changes:
+        name += f": {len(outcome.changes)} changes"
+    return result(not details, number, name, details)
 
 
 def compare_accesses(number, outcomes):
     """With the first kernel's boot, which is one without a live update."""
     totals = defaultdict(lambda: [0, 0, 0])
+    fewer = True
     for outcome in outcomes:
         if outcome.scenario.is_plain():
-            for name, *counts in outcome.accesses:
-                totals[name] = [a + b for a, b in zip(totals[name], [1] + counts)]
+            for name, plain, update in outcome.accesses:
+                totals[name] = [a + b for a, b in zip(totals[name], (1, plain, update))]
+                fewer &= 0 < update < plain
     if not totals:
         return result(True, number, "fewer accesses than in a plain boot # SKIP", [])
     lines = [f"{'accesses to a function':24}{'plain boot':>12}{'live update':>13}{'ratio':>8}"]
     lines += [f"{name:24}{plain / functions:12.0f}{update / functions:13.0f}{update / plain:8.2f}"
               for name, (functions, plain, update) in sorted(totals.items())]
-    fewer = all(update < plain for _, plain, update in totals.values())
     return result(fewer, number, "fewer accesses than in a plain boot", lines)
 
 
@@ -395,8 +429,8 @@ def main():
 
     print(f"KTAP version 1\n1..{len(selected) + 1}", flush=True)
     outcomes, passed = [], True
-    with multiprocessing.Pool(initializer=vmtest.run_with_parent) as pool:
-        for outcome in pool.imap(partial(run, guest), selected):
+    with ProcessPoolExecutor(os.cpu_count(), initializer=vmtest.run_with_parent) as pool:
+        for outcome in pool.map(partial(run, guest), selected):
             outcomes.append(outcome)
             passed &= report(len(outcomes), outcome)
     passed &= compare_accesses(len(selected) + 1, outcomes)

@@ -5,10 +5,10 @@
  *	vmm --stage 1 <bdf> [<bdf>...]	receive, preserve, kexec
  *	vmm --stage 2 <bdf> [<bdf>...]	take back, finish, check
  *
- * Each NIC is bound to vfio-pci. One that there is a driver for in here, an Intel
+ * Each device is bound to vfio-pci. One that there is a driver for in here, an Intel
  * 82576 (igb), writes numbered packets into a memfd; any other is only held. The
- * first NIC is preserved together with its memory. Of the others only the memory
- * is: they show what a kexec does to an ordinary device. Stage 2 ends when a packet
+ * first device, or more, is preserved together with its memory. Of the others only the
+ * memory is: they show what a kexec does to an ordinary device. Stage 2 ends when a packet
  * that says it is the last one has come in.
  *
  * Lines that begin with "VMM:" are for programs, see vmtest.py.
@@ -295,6 +295,19 @@ static void report_function(const char *dir, const char *bdf)
 	printf("\n");
 }
 
+/* Whoever follows the trace of accesses to config space sees what is there. */
+static void read_config(const char *dir, const char *bdf)
+{
+	static __u8 config[4096];
+	char path[PATH_MAX + 8];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/config", dir);
+	fd = check(open(path, O_RDONLY), path, bdf);
+	check(read(fd, config, sizeof(config)), path, bdf);
+	close(fd);
+}
+
 static void find_path(const char *bdf, char path[PATH_MAX])
 {
 	char link[PATH_MAX];
@@ -305,7 +318,7 @@ static void find_path(const char *bdf, char path[PATH_MAX])
 }
 
 /* The device and all bridges above it, topmost first. */
-static void report_path(const char *bdf)
+static void visit_path(const char *bdf, void (*visit)(const char *dir, const char *bdf))
 {
 	char path[PATH_MAX];
 	char *end;
@@ -317,10 +330,32 @@ static void report_path(const char *bdf)
 		end = strchr(end + 1, '/');
 		if (end)
 			*end = '\0';
-		report_function(path, bdf);
+		visit(path, bdf);
 		if (end)
 			*end = '/';
 	}
+}
+
+static void report_path(const char *bdf)
+{
+	visit_path(bdf, report_function);
+}
+
+/*
+ * Shows in a trace of accesses to config space where we are: nothing else reads this
+ * register of the host bridge by itself. Before that everything that matters is read.
+ */
+static void mark_trace(void)
+{
+	const char *path = "/sys/bus/pci/devices/0000:00:00.0/config";
+	int fd = check(open(path, O_RDONLY), "open", path);
+	__u8 byte;
+
+	for_each_nic(nic)
+		if (nic->preserved)
+			visit_path(nic->bdf, read_config);
+	check(pread(fd, &byte, 1, 0xfc), "read", path);
+	close(fd);
 }
 
 static __u16 read_id(const char *bdf, const char *name)
@@ -919,6 +954,7 @@ static void stage1(void)
 			wait_for(20000, nr_received(nic) >= 20, "packets at %s", nic->bdf);
 
 	session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
+	mark_trace();
 	preserve(session);
 	say("preserved");
 	disturb();
@@ -1008,6 +1044,7 @@ static void stage2(void)
 	for_each_nic(nic)
 		nic_take_back(nic, session);
 	check_luo(luo_session_finish(session), "finish session", SESSION);
+	mark_trace();
 	say("finished");
 
 	for_each_nic(nic)

@@ -414,16 +414,6 @@ class VM:
     def bad_lines(self):
         return [line for line in self.lines if BAD.search(line.text)]
 
-    def config_writes(self, bdf, start, end):
-        """(offset, value) of each write to this function's config space; needs a trace."""
-        pattern = re.compile(r"\d+@([\d.]+):pci_cfg_write \S+ (\S+) @(\w+) <- (\w+)")
-        writes = []
-        with open(self.trace) as file:
-            for when, function, offset, value in pattern.findall(file.read()):
-                if f"0000:{function}" == bdf and start <= float(when) - self.wall_clock <= end:
-                    writes.append((int(offset, 16), int(value, 16)))
-        return writes
-
 
 # ---- its contents ----
 
@@ -451,7 +441,7 @@ def cpio(path, gen_init_cpio, files):
     """files: name in the archive and the file it comes from"""
     entries = [f"dir /{name} 755 0 0" for name in ("bin", "dev", "proc", "sys")]
     entries += ["nod /dev/console 600 0 0 c 5 1"]
-    entries += [f"slink /bin/{name} busybox 777 0 0" for name in ("mount", "reboot", "sleep")]
+    entries += [f"slink /bin/{name} busybox 777 0 0" for name in ("ls", "mount", "reboot", "sleep", "wc")]
     entries += [f"file {name} {source} 755 0 0" for name, source in files.items()]
     with open(f"{path}.list", "w") as file:
         file.write("\n".join(entries) + "\n")
