@@ -35,16 +35,9 @@ BUS_MASTER = 0x4
 
 def run(directory, config, test):
     """The scenario. Returns the machine, switched off, and what stopped it early."""
-    build = f"{OUT}/build-{config}"
-    kernel = f"{build}/arch/x86/boot/bzImage"
-    if not os.path.exists(kernel):
-        raise vmtest.Failure(f"there is no kernel: make kernel CONFIG={config}")
+    kernel, initrd = vmtest.prepare(OUT, directory, config)
     # A debug kernel boots slowly: the ring has to last longer
     slow, interval = (10, 0.04) if config == "debug" else (1, 0.01)
-    vmm = vmtest.build_vmm(f"{OUT}/linux/{SELFTEST}", f"{directory}/guest",
-                           f"{build}/usr-headers/include")
-    initrd = f"{directory}/initrd"
-    vmtest.initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, vmm)
     append = f"vmm_options=--{test} " if test in ("forget", "crash") else ""
     if config == "debug":
         append += vmtest.DEBUG_OPTIONS
@@ -82,20 +75,17 @@ class Result:
         self.problems = []
         self.judge()
 
-    def first(self, name, **fields):
-        return next(iter(self.vm.find(name, **fields)), None)
-
     def time(self, name, **fields):
-        event = self.first(name, **fields)
+        event = self.vm.first(name, **fields)
         return event and event.time
 
     def value(self, key, name, **fields):
-        event = self.first(name, **fields)
+        event = self.vm.first(name, **fields)
         return event and event.fields[key]
 
     def function(self, bdf, kernel):
         """What sysfs showed of a function in this kernel."""
-        event = self.first("pci", bdf=bdf, kernel=kernel)
+        event = self.vm.first("pci", bdf=bdf, kernel=kernel)
         return event.fields if event else {}
 
     def path(self, wire):
@@ -116,9 +106,10 @@ class Result:
         end = self.time("finished") or self.vm.now()
         start = self.time("preserved") or end
         start, end = (self.vm.wall_clock + time for time in (start, end))
+        path = self.path(wire)
         return sum(access.write and access.offset == 4 and not access.value & BUS_MASTER
                    for access in self.accesses
-                   if access.bdf in self.path(wire) and start <= access.time <= end)
+                   if access.bdf in path and start <= access.time <= end)
 
     # -- the verdict --
 
@@ -138,7 +129,7 @@ class Result:
     def judge_complete(self):
         """What isn't there can't be wrong, but isn't right either."""
         for name in ("held", "registers", "packets"):
-            if not self.first(name, bdf=self.kept.bdf):
+            if not self.vm.first(name, bdf=self.kept.bdf):
                 self.problems.append(f"the VMM said nothing about '{name}'")
         if not self.master_cleared(self.other):
             self.problems.append("the trace doesn't show how the other NIC was stopped")
@@ -181,7 +172,7 @@ class Result:
                     "registers are intact")
         if self.value("moved_pages", "held", bdf=bdf) != "0":
             say(f"{bdf}: its memory has moved")
-        counted = self.first("packets", bdf=bdf)
+        counted = self.vm.first("packets", bdf=bdf)
         expected = {"bdf": bdf, "received": str(len(self.kept.sent)),
                     "missing": "0", "disordered": "0", "damaged": "0"}
         if counted and counted.fields != expected:
@@ -219,7 +210,7 @@ def mastering(result, wire):
 
 def column(result, wire):
     """The report's table, one NIC."""
-    registers = result.first("registers", bdf=wire.bdf)
+    registers = result.vm.first("registers", bdf=wire.bdf)
     return {
         "bus mastering before and after": mastering(result, wire),
         "  times it was cleared on the path": result.master_cleared(wire),

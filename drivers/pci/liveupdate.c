@@ -131,6 +131,22 @@ static bool pci_is_endpoint(struct pci_dev *dev)
 /* At finish the users of all devices wait to go on: let them go first. */
 #define PCI_RESTART_DELAY	HZ
 
+/* Do what was put off: turn stale interrupts off, and let the device sleep. */
+static void pci_incoming_let_go(struct pci_dev *dev)
+{
+	/* They are the previous kernel's if the driver doesn't use them */
+	if (dev->liveupdate.msi_adopted && !dev->msi_enabled)
+		pci_msi_init(dev);
+	if (dev->liveupdate.msi_adopted && !dev->msix_enabled)
+		pci_msix_init(dev);
+
+	if (!dev->liveupdate.held)
+		return;
+
+	WRITE_ONCE(dev->liveupdate.held, false);
+	pm_runtime_put(&dev->dev);
+}
+
 static void pci_restart_bridge_locked(struct pci_dev *dev)
 {
 	if (dev->liveupdate.services_deferred) {
@@ -140,16 +156,7 @@ static void pci_restart_bridge_locked(struct pci_dev *dev)
 		dev->liveupdate.starting = false;
 	}
 
-	if (!dev->liveupdate.held)
-		return;
-
-	/* What they interrupt is the previous kernel */
-	if (!dev->msi_enabled)
-		pci_msi_init(dev);
-	if (!dev->msix_enabled)
-		pci_msix_init(dev);
-	WRITE_ONCE(dev->liveupdate.held, false);
-	pm_runtime_put(&dev->dev);
+	pci_incoming_let_go(dev);
 }
 
 static void pci_restart_bridge(struct pci_dev *dev)
@@ -737,16 +744,7 @@ static void pci_incoming_release(struct pci_dev *dev)
 {
 	WRITE_ONCE(dev->liveupdate.incoming, 0);
 
-	/* The previous kernel's, and its driver didn't want it */
-	if (dev->liveupdate.msi_adopted && !dev->msi_enabled)
-		pci_msi_init(dev);
-	if (dev->liveupdate.msi_adopted && !dev->msix_enabled)
-		pci_msix_init(dev);
-
-	if (dev->liveupdate.held) {
-		WRITE_ONCE(dev->liveupdate.held, false);
-		pm_runtime_put(&dev->dev);
-	}
+	pci_incoming_let_go(dev);
 
 	if (!dev->liveupdate.override_set)
 		return;

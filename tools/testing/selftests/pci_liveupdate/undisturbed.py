@@ -20,7 +20,6 @@ import argparse
 import fcntl
 import os
 import re
-import shutil
 import signal
 import sys
 from collections import defaultdict
@@ -152,17 +151,8 @@ class Guest:
 
 def prepare(directory, config):
     """What all virtual machines have in common."""
-    build = f"{OUT}/build-{config}"
-    built = f"{build}/arch/x86/boot/bzImage"
-    if not os.path.exists(built):
-        raise vmtest.Failure(f"there is no kernel: make kernel CONFIG={config}")
-    guest = Guest(directory, config, f"{directory}/bzImage", f"{directory}/initrd",
-                  f"{directory}/rom")
-    # All tests are of this one, whatever is built meanwhile
-    shutil.copy(built, guest.kernel)
-    vmm = vmtest.build_vmm(f"{OUT}/linux/{SELFTEST}", f"{directory}/guest",
-                           f"{build}/usr-headers/include")
-    vmtest.initramfs(guest.initrd, f"{build}/usr/gen_init_cpio", guest.kernel, vmm)
+    kernel, initrd = vmtest.prepare(OUT, directory, config)
+    guest = Guest(directory, config, kernel, initrd, f"{directory}/rom")
     with open(guest.rom, "wb") as file:
         file.write(bytes(0x10000))
     return guest
@@ -221,11 +211,8 @@ class Judge:
     def not_lost(self, bdfs):
         return [bdf for bdf in dict.fromkeys(bdfs) if bdf not in self.incident.lost]
 
-    def first(self, name, **fields):
-        return next(iter(self.vm.find(name, **fields)), None)
-
     def time(self, name, **fields):
-        return self.first(name, **fields).time
+        return self.vm.first(name, **fields).time
 
     def lines(self, kernel, pattern):
         """When this kernel said so."""
@@ -278,7 +265,7 @@ class Judge:
 
     def judge_incident(self):
         for kernel in (1, 2) if self.incident.vmm else ():
-            if not self.first("disturbed", kernel=kernel):
+            if not self.vm.first("disturbed", kernel=kernel):
                 self.say(f"kernel {kernel} wasn't disturbed")
         for pattern, expected in self.incident.lines.items():
             count = len(self.lines(2, pattern))
@@ -309,7 +296,7 @@ class Judge:
             self.outcome.accesses.append((names[bdf], *(sum(count[bdf]) for count in numbers)))
 
     def judge_function(self, bdf):
-        before, after = (self.first("pci", bdf=bdf, kernel=kernel) for kernel in (1, 2))
+        before, after = (self.vm.first("pci", bdf=bdf, kernel=kernel) for kernel in (1, 2))
         if not after:
             self.say(f"the VMM didn't show {bdf} in kernel 2")
             return
@@ -324,7 +311,7 @@ class Judge:
                 self.say(f"{bdf}: {key} was {old} and is {new}")
 
     def judge_device(self, bdf):
-        held = self.first("held", bdf=bdf)
+        held = self.vm.first("held", bdf=bdf)
         if not held or held.fields.get("moved_pages", "0") != "0":
             self.say(f"{bdf}: its memory has moved" if held else f"{bdf} wasn't held")
         for event in self.vm.find("registers", bdf=bdf):

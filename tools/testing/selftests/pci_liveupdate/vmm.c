@@ -266,18 +266,26 @@ static void print_header(__u8 *config, bool bridge)
 		printf("%02x", config[i]);
 }
 
-static void report_function(const char *dir, const char *bdf)
+static ssize_t read_config(const char *dir, __u8 *config, size_t size)
 {
-	__u8 config[PCI_STD_HEADER_SIZEOF];
 	char path[PATH_MAX + 8];
-	bool bridge;
+	ssize_t length;
 	int fd;
 
 	snprintf(path, sizeof(path), "%s/config", dir);
-	fd = open(path, O_RDONLY);
-	if (fd < 0 || read(fd, config, sizeof(config)) != sizeof(config))
-		die_errno(errno, "%s", path);
+	fd = check(open(path, O_RDONLY), "open", path);
+	length = check(read(fd, config, size), "read", path);
 	close(fd);
+	return length;
+}
+
+static void report_function(const char *dir, const char *bdf)
+{
+	__u8 config[PCI_STD_HEADER_SIZEOF];
+	bool bridge;
+
+	if (read_config(dir, config, sizeof(config)) != sizeof(config))
+		die("%s has no config space", dir);
 
 	printf("VMM: pci nic=%s bdf=%s driver=%s command=%02x%02x",
 	       bdf, strrchr(dir, '/') + 1, driver_of(dir),
@@ -296,16 +304,11 @@ static void report_function(const char *dir, const char *bdf)
 }
 
 /* Whoever follows the trace of accesses to config space sees what is there. */
-static void read_config(const char *dir, const char *bdf)
+static void show_config(const char *dir, const char *bdf)
 {
-	static __u8 config[4096];
-	char path[PATH_MAX + 8];
-	int fd;
+	__u8 config[4096];
 
-	snprintf(path, sizeof(path), "%s/config", dir);
-	fd = check(open(path, O_RDONLY), path, bdf);
-	check(read(fd, config, sizeof(config)), path, bdf);
-	close(fd);
+	read_config(dir, config, sizeof(config));
 }
 
 static void find_path(const char *bdf, char path[PATH_MAX])
@@ -353,7 +356,7 @@ static void mark_trace(void)
 
 	for_each_nic(nic)
 		if (nic->preserved)
-			visit_path(nic->bdf, read_config);
+			visit_path(nic->bdf, show_config);
 	check(pread(fd, &byte, 1, 0xfc), "read", path);
 	close(fd);
 }

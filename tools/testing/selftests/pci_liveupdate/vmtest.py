@@ -327,6 +327,9 @@ class VM:
         return [event for event in self.events if event.name == name
                 and fields.items() <= {**event.fields, "kernel": event.kernel}.items()]
 
+    def first(self, name, **fields):
+        return next(iter(self.find(name, **fields)), None)
+
     # -- time goes on only in here --
 
     def step(self, limit):
@@ -455,3 +458,18 @@ def initramfs(path, gen_init_cpio, kernel, vmm):
     cpio(f"{path}.next", gen_init_cpio, files)
     cpio(path, gen_init_cpio,
          {**files, "/kernel": kernel, "/initrd.img": f"{path}.next"})
+
+
+def prepare(out, directory, config):
+    """From what scripts/kernel.sh has built below out: the kernel and its initramfs."""
+    build = f"{out}/build-{config}"
+    built, kernel = f"{build}/arch/x86/boot/bzImage", f"{directory}/bzImage"
+    if not os.path.exists(built):
+        raise Failure(f"there is no kernel: make kernel CONFIG={config}")
+    # Both stages are to be of this one, whatever is built meanwhile
+    shutil.copy(built, kernel)
+    vmm = build_vmm(f"{out}/linux/tools/testing/selftests/pci_liveupdate",
+                    f"{directory}/guest", f"{build}/usr-headers/include")
+    initrd = f"{directory}/initrd"
+    initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, vmm)
+    return kernel, initrd
