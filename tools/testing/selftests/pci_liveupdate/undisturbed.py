@@ -16,24 +16,16 @@ The result is KTAP. Logs are in out/undisturbed, the trace of config space only 
 test failed.
 """
 
-import argparse
-import fcntl
 import os
 import re
-import signal
 import sys
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from functools import partial
 
 sys.dont_write_bytecode = True      # no __pycache__ among the kernel's files
 import cfgtrace                     # noqa: E402
+import suite                        # noqa: E402
 import vmtest                       # noqa: E402
-
-SELFTEST = "tools/testing/selftests/pci_liveupdate"
-OUT = vmtest.HERE.removesuffix(SELFTEST) + "out"
 
 MARK = ("0000:00:00.0", 0xfc)       # vmm.c: mark_trace()
 IOMMU = "intel_iommu=on iommufd.allow_unsafe_interrupts=1"
@@ -151,7 +143,7 @@ class Guest:
 
 def prepare(directory, config):
     """What all virtual machines have in common."""
-    kernel, initrd = vmtest.prepare(OUT, directory, config)
+    kernel, initrd = vmtest.prepare(suite.OUT, directory, config)
     guest = Guest(directory, config, kernel, initrd, f"{directory}/rom")
     with open(guest.rom, "wb") as file:
         file.write(bytes(0x10000))
@@ -357,14 +349,6 @@ def run(guest, scenario):
 
 # ---- the report ----
 
-def result(ok, number, text, details):
-    print("ok" if ok else "not ok", number, "-", text)
-    for line in "\n".join(details).splitlines():
-        print("#", line)
-    sys.stdout.flush()
-    return ok
-
-
 def report(number, outcome):
     details = outcome.changes + outcome.problems
     if details:
@@ -372,7 +356,7 @@ def report(number, outcome):
     name = outcome.scenario.name()
     if not outcome.problems or outcome.changes:
         name += f": {len(outcome.changes)} changes"
-    return result(not details, number, name, details)
+    return suite.result(not details, number, name, details)
 
 
 def compare_accesses(number, outcomes):
@@ -385,44 +369,12 @@ def compare_accesses(number, outcomes):
                 totals[name] = [a + b for a, b in zip(totals[name], (1, plain, update))]
                 fewer &= 0 < update < plain
     if not totals:
-        return result(True, number, "fewer accesses than in a plain boot # SKIP", [])
+        return suite.result(True, number, "fewer accesses than in a plain boot # SKIP", [])
     lines = [f"{'accesses to a function':24}{'plain boot':>12}{'live update':>13}{'ratio':>8}"]
     lines += [f"{name:24}{plain / functions:12.0f}{update / functions:13.0f}{update / plain:8.2f}"
               for name, (functions, plain, update) in sorted(totals.items())]
-    return result(fewer, number, "fewer accesses than in a plain boot", lines)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", choices=["demo", "debug"],
-                        default=os.environ.get("CONFIG") or "demo")
-    parser.add_argument("pattern", nargs="*", default=["*"])
-    args = parser.parse_args()
-    selected = [scenario for scenario in scenarios()
-                if any(fnmatch(scenario.name(), pattern) for pattern in args.pattern)]
-    if not selected:
-        parser.error("no test has such a name")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    directory = f"{OUT}/undisturbed" + "-debug" * (args.config == "debug")
-    os.makedirs(directory, exist_ok=True)
-    lock = open(f"{directory}.lock", "w")       # one run at a time
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        guest = prepare(directory, args.config)
-    except vmtest.Failure as failure:
-        sys.exit(f"undisturbed: {failure}")
-
-    print(f"KTAP version 1\n1..{len(selected) + 1}", flush=True)
-    outcomes, passed = [], True
-    with ProcessPoolExecutor(os.cpu_count(), initializer=vmtest.run_with_parent) as pool:
-        for outcome in pool.map(partial(run, guest), selected):
-            outcomes.append(outcome)
-            passed &= report(len(outcomes), outcome)
-    passed &= compare_accesses(len(selected) + 1, outcomes)
-    sys.exit(not passed)
+    return suite.result(fewer, number, "fewer accesses than in a plain boot", lines)
 
 
 if __name__ == "__main__":
-    main()
+    suite.main(__doc__, "undisturbed", scenarios(), prepare, run, report, compare_accesses)

@@ -39,6 +39,7 @@
 
 #include <libliveupdate.h>
 
+#include "guest.h"
 #include "e1000_regs.h"
 #include "e1000_defines.h"
 #include "e1000_82575.h"
@@ -137,30 +138,6 @@ static __u32 ioas_id;
 
 #define for_each_nic(nic) \
 	for (struct nic *nic = nics; nic < nics + nr_nics; nic++)
-
-#define say(fmt, ...) printf("VMM: " fmt "\n", ##__VA_ARGS__)
-
-#define die(fmt, ...) do { \
-	say("FAIL " fmt, ##__VA_ARGS__); \
-	exit(1); \
-} while (0)
-
-#define die_errno(err, fmt, ...) die(fmt ": %s", ##__VA_ARGS__, strerror(err))
-
-static int check(int ret, const char *what, const char *bdf)
-{
-	if (ret < 0)
-		die_errno(errno, "%s %s", bdf, what);
-	return ret;
-}
-
-/* libliveupdate returns -errno */
-static int check_luo(int ret, const char *what, const char *bdf)
-{
-	if (ret < 0)
-		die_errno(-ret, "%s %s", bdf, what);
-	return ret;
-}
 
 static __u64 now_ms(void)
 {
@@ -266,19 +243,6 @@ static void print_header(__u8 *config, bool bridge)
 		printf("%02x", config[i]);
 }
 
-static ssize_t read_config(const char *dir, __u8 *config, size_t size)
-{
-	char path[PATH_MAX + 8];
-	ssize_t length;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/config", dir);
-	fd = check(open(path, O_RDONLY), "open", path);
-	length = check(read(fd, config, size), "read", path);
-	close(fd);
-	return length;
-}
-
 static void report_function(const char *dir, const char *bdf)
 {
 	__u8 config[PCI_STD_HEADER_SIZEOF];
@@ -303,62 +267,9 @@ static void report_function(const char *dir, const char *bdf)
 	printf("\n");
 }
 
-/* Whoever follows the trace of accesses to config space sees what is there. */
-static void show_config(const char *dir, const char *bdf)
-{
-	__u8 config[4096];
-
-	read_config(dir, config, sizeof(config));
-}
-
-static void find_path(const char *bdf, char path[PATH_MAX])
-{
-	char link[PATH_MAX];
-
-	snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s", bdf);
-	if (!realpath(link, path))
-		die_errno(errno, "%s", link);
-}
-
-/* The device and all bridges above it, topmost first. */
-static void visit_path(const char *bdf, void (*visit)(const char *dir, const char *bdf))
-{
-	char path[PATH_MAX];
-	char *end;
-
-	find_path(bdf, path);
-	/* /sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/... */
-	end = strchr(path + strlen("/sys/devices/"), '/');
-	while (end) {
-		end = strchr(end + 1, '/');
-		if (end)
-			*end = '\0';
-		visit(path, bdf);
-		if (end)
-			*end = '/';
-	}
-}
-
 static void report_path(const char *bdf)
 {
 	visit_path(bdf, report_function);
-}
-
-/*
- * Shows in a trace of accesses to config space where we are: nothing else reads this
- * register of the host bridge by itself. Before that everything that matters is read.
- */
-static void mark_trace(void)
-{
-	const char *path = "/sys/bus/pci/devices/0000:00:00.0/config";
-	int fd = check(open(path, O_RDONLY), "open", path);
-	__u8 byte;
-
-	for_each_nic(nic)
-		if (nic->preserved)
-			visit_path(nic->bdf, show_config);
-	check(pread(fd, &byte, 1, 0xfc), "read", path);
-	close(fd);
 }
 
 static __u16 read_id(const char *bdf, const char *name)
@@ -375,14 +286,6 @@ static __u16 read_id(const char *bdf, const char *name)
 	return id;
 }
 
-static void write_text(const char *path, const char *text)
-{
-	int fd = check(open(path, O_WRONLY), "open", path);
-
-	check(write(fd, text, strlen(text)), text, path);
-	close(fd);
-}
-
 static void replug(const char *dir)
 {
 	char path[PATH_MAX + 8];
@@ -395,25 +298,6 @@ static void replug(const char *dir)
 }
 
 /* ---- VFIO and iommufd ---- */
-
-/* The VFIO character device; without an IOMMU it is called noiommu-vfio%d. */
-static bool find_cdev(const char *bdf, char path[PATH_MAX])
-{
-	struct dirent *entry;
-	DIR *dir;
-
-	snprintf(path, PATH_MAX, "/sys/bus/pci/devices/%s/vfio-dev", bdf);
-	dir = opendir(path);
-	if (!dir)
-		return false;
-	do {
-		entry = readdir(dir);
-	} while (entry && !strstr(entry->d_name, "vfio"));
-	if (entry)
-		snprintf(path, PATH_MAX, "/dev/vfio/devices/%s", entry->d_name);
-	closedir(dir);
-	return entry;
-}
 
 static void nic_open(struct nic *nic)
 {
@@ -905,6 +789,15 @@ static __u64 device_token(struct nic *nic)
 	return memory_token(nic) + 1;
 }
 
+/* In the trace: everything that matters, and where we are */
+static void mark(void)
+{
+	for_each_nic(nic)
+		if (nic->preserved)
+			show_path(nic->bdf);
+	mark_trace();
+}
+
 static void preserve(int session)
 {
 	for_each_nic(nic) {
@@ -917,27 +810,6 @@ static void preserve(int session)
 							  device_token(nic)),
 				  "preserve device", nic->bdf);
 	}
-}
-
-/*
- * The next kernel gets this one's command line with something appended, and is told
- * which stage it is.
- */
-static void load_kernel(void)
-{
-	char old[1024] = "", cmdline[2048];
-	int cmdline_fd = check(open("/proc/cmdline", O_RDONLY), "open", "/proc/cmdline");
-	int kernel_fd = check(open(options.kernel, O_RDONLY), "open", options.kernel);
-	int initrd_fd = check(open(options.initrd, O_RDONLY), "open", options.initrd);
-
-	check(read(cmdline_fd, old, sizeof(old) - 1), "read", "/proc/cmdline");
-	old[strcspn(old, "\n")] = '\0';
-	snprintf(cmdline, sizeof(cmdline), "%s luo_stage=2 %s", old, options.append);
-	check(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
-		      cmdline, 0), "kexec_file_load", options.kernel);
-	close(cmdline_fd);
-	close(kernel_fd);
-	close(initrd_fd);
 }
 
 static void stage1(void)
@@ -957,11 +829,11 @@ static void stage1(void)
 			wait_for(20000, nr_received(nic) >= 20, "packets at %s", nic->bdf);
 
 	session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
-	mark_trace();
+	mark();
 	preserve(session);
 	say("preserved");
 	disturb();
-	load_kernel();
+	load_kernel(options.kernel, options.initrd, options.append);
 	for_each_nic(nic)
 		report_path(nic->bdf);
 	say("kexec");
@@ -1047,7 +919,7 @@ static void stage2(void)
 	for_each_nic(nic)
 		nic_take_back(nic, session);
 	check_luo(luo_session_finish(session), "finish session", SESSION);
-	mark_trace();
+	mark();
 	say("finished");
 
 	for_each_nic(nic)

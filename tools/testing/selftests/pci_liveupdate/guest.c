@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+#include "guest.h"
+
+int check(int ret, const char *what, const char *where)
+{
+	if (ret < 0)
+		die_errno(errno, "%s %s", where, what);
+	return ret;
+}
+
+/* libliveupdate returns -errno */
+int check_luo(int ret, const char *what, const char *where)
+{
+	if (ret < 0)
+		die_errno(-ret, "%s %s", where, what);
+	return ret;
+}
+
+void write_text(const char *path, const char *text)
+{
+	int fd = check(open(path, O_WRONLY), "open", path);
+
+	check(write(fd, text, strlen(text)), text, path);
+	close(fd);
+}
+
+ssize_t read_config(const char *dir, __u8 *config, size_t size)
+{
+	char path[PATH_MAX + 8];
+	ssize_t length;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/config", dir);
+	fd = check(open(path, O_RDONLY), "open", path);
+	length = check(read(fd, config, size), "read", path);
+	close(fd);
+	return length;
+}
+
+void find_path(const char *bdf, char path[PATH_MAX])
+{
+	char link[PATH_MAX];
+
+	snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s", bdf);
+	if (!realpath(link, path))
+		die_errno(errno, "%s", link);
+}
+
+/* The device and all bridges above it, topmost first. */
+void visit_path(const char *bdf, void (*visit)(const char *dir, const char *bdf))
+{
+	char path[PATH_MAX];
+	char *end;
+
+	find_path(bdf, path);
+	/* /sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/... */
+	end = strchr(path + strlen("/sys/devices/"), '/');
+	while (end) {
+		end = strchr(end + 1, '/');
+		if (end)
+			*end = '\0';
+		visit(path, bdf);
+		if (end)
+			*end = '/';
+	}
+}
+
+static void show_config(const char *dir, const char *bdf)
+{
+	__u8 config[4096];
+
+	read_config(dir, config, sizeof(config));
+}
+
+/* Whoever follows the trace of accesses to config space sees what is there. */
+void show_path(const char *bdf)
+{
+	visit_path(bdf, show_config);
+}
+
+/*
+ * Shows in a trace of accesses to config space where we are: nothing else reads this
+ * register of the host bridge by itself.
+ */
+void mark_trace(void)
+{
+	const char *path = "/sys/bus/pci/devices/0000:00:00.0/config";
+	int fd = check(open(path, O_RDONLY), "open", path);
+	__u8 byte;
+
+	check(pread(fd, &byte, 1, 0xfc), "read", path);
+	close(fd);
+}
+
+/* The VFIO character device; without an IOMMU it is called noiommu-vfio%d. */
+bool find_cdev(const char *bdf, char path[PATH_MAX])
+{
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(path, PATH_MAX, "/sys/bus/pci/devices/%s/vfio-dev", bdf);
+	dir = opendir(path);
+	if (!dir)
+		return false;
+	do {
+		entry = readdir(dir);
+	} while (entry && !strstr(entry->d_name, "vfio"));
+	if (entry)
+		snprintf(path, PATH_MAX, "/dev/vfio/devices/%s", entry->d_name);
+	closedir(dir);
+	return entry;
+}
+
+/*
+ * The next kernel gets this one's command line with something appended, and is told
+ * which stage it is.
+ */
+void load_kernel(const char *kernel, const char *initrd, const char *append)
+{
+	char old[1024] = "", cmdline[2048];
+	int cmdline_fd = check(open("/proc/cmdline", O_RDONLY), "open", "/proc/cmdline");
+	int kernel_fd = check(open(kernel, O_RDONLY), "open", kernel);
+	int initrd_fd = check(open(initrd, O_RDONLY), "open", initrd);
+
+	check(read(cmdline_fd, old, sizeof(old) - 1), "read", "/proc/cmdline");
+	old[strcspn(old, "\n")] = '\0';
+	snprintf(cmdline, sizeof(cmdline), "%s luo_stage=2 %s", old, append);
+	check(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
+		      cmdline, 0), "kexec_file_load", kernel);
+	close(cmdline_fd);
+	close(kernel_fd);
+	close(initrd_fd);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the programs that replace the kernel under their devices have in common.
+ */
+#ifndef GUEST_H
+#define GUEST_H
+
+#include <errno.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/types.h>
+
+/* For programs, see vmtest.py */
+#define say(fmt, ...) printf("VMM: " fmt "\n", ##__VA_ARGS__)
+
+#define die(fmt, ...) do { \
+	say("FAIL " fmt, ##__VA_ARGS__); \
+	exit(1); \
+} while (0)
+
+#define die_errno(err, fmt, ...) die(fmt ": %s", ##__VA_ARGS__, strerror(err))
+
+int check(int ret, const char *what, const char *where);
+int check_luo(int ret, const char *what, const char *where);
+
+void write_text(const char *path, const char *text);
+ssize_t read_config(const char *dir, __u8 *config, size_t size);
+void find_path(const char *bdf, char path[PATH_MAX]);
+void visit_path(const char *bdf, void (*visit)(const char *dir, const char *bdf));
+bool find_cdev(const char *bdf, char path[PATH_MAX]);
+
+void show_path(const char *bdf);
+void mark_trace(void);
+
+void load_kernel(const char *kernel, const char *initrd, const char *append);
+
+#endif /* GUEST_H */
