@@ -112,12 +112,13 @@ static struct pci_incoming pci_incoming = {
  * Protects both tables and the struct pci_liveupdate of every device.
  *
  * Taken inside LUO's locks (those of the session, the file and the FLB, whose
- * callbacks take it) and inside pci_rescan_remove_lock (enumeration, removal).
- * Nothing of these is taken while it is held. LUO's FLB lock is also taken
- * inside pci_rescan_remove_lock, so no FLB callback may take that one.
+ * callbacks take it), inside pci_rescan_remove_lock (enumeration, removal) and
+ * inside the lock of a device (unbinding, drivers). Nothing of these is taken while
+ * it is held. LUO's FLB lock is also taken inside pci_rescan_remove_lock, so no FLB
+ * callback may take that one.
  *
- * Never taken together with a device lock here; but preserve waits, inside LUO's
- * locks, for pci_restart_bridges(), which takes those of bridges.
+ * Preserve waits, inside LUO's locks and those of its caller, for
+ * pci_restart_bridges(), which therefore doesn't wait for device locks.
  */
 static DEFINE_MUTEX(pci_liveupdate_mutex);
 
@@ -159,36 +160,48 @@ static void pci_restart_bridge_locked(struct pci_dev *dev)
 	pci_incoming_let_go(dev);
 }
 
-static void pci_restart_bridge(struct pci_dev *dev)
+/* Returns false if it has to be tried again. */
+static bool pci_restart_bridge(struct pci_dev *dev)
 {
-	bool held = READ_ONCE(dev->liveupdate.held);
+	bool locked, held = READ_ONCE(dev->liveupdate.held);
 
 	/* Not to wait for a bridge that somebody resets, or unbinds */
 	if (!held && !READ_ONCE(dev->liveupdate.services_deferred))
-		return;
+		return true;
 
 	pm_runtime_get_sync(&dev->dev);
-	device_lock(&dev->dev);
-	if (system_state == SYSTEM_RUNNING && device_is_registered(&dev->dev) &&
-	    !pci_liveupdate_is_preserved(dev))
-		pci_restart_bridge_locked(dev);
-	device_unlock(&dev->dev);
+	/* Who has it may wait for a lock that a caller of preserve holds */
+	locked = device_trylock(&dev->dev);
+	if (locked) {
+		if (system_state == SYSTEM_RUNNING &&
+		    device_is_registered(&dev->dev) &&
+		    !pci_liveupdate_is_preserved(dev))
+			pci_restart_bridge_locked(dev);
+		device_unlock(&dev->dev);
+	}
 	pm_runtime_put(&dev->dev);
 
 	/* The driver of a hotplug controller that wasn't bound before */
-	if (held && !dev->driver && !pci_is_pcie(dev) &&
+	if (locked && held && !dev->driver && !pci_is_pcie(dev) &&
 	    device_attach(&dev->dev) < 0)
 		pci_warn(dev, "no driver could be bound after the live update; bind one by hand\n");
+
+	return locked;
 }
 
 static void pci_restart_bridges(struct work_struct *work)
 {
 	struct pci_dev *dev = NULL;
+	bool again = false;
 
 	for_each_pci_dev(dev) {
-		if (!pci_is_endpoint(dev))
-			pci_restart_bridge(dev);
+		if (!pci_is_endpoint(dev) && !pci_restart_bridge(dev))
+			again = true;
 	}
+
+	if (again)
+		queue_delayed_work(system_freezable_wq, to_delayed_work(work),
+				   PCI_RESTART_DELAY);
 }
 
 static DECLARE_DELAYED_WORK(pci_restart_work, pci_restart_bridges);
@@ -526,7 +539,7 @@ static void pci_flb_unpreserve(struct liveupdate_flb_op_args *args)
 		if (!dev->liveupdate.outgoing)
 			continue;
 		if (pci_is_endpoint(dev))
-			pci_err(dev, "still preserved by driver %s after its last file was closed\n",
+			pci_err(dev, "was still preserved by driver %s when the last file was gone\n",
 				dev_driver_string(&dev->dev));
 		pci_outgoing_drop(dev);
 	}
@@ -1438,6 +1451,21 @@ bool pci_liveupdate_keep_running(struct pci_dev *dev)
 }
 
 /**
+ * pci_liveupdate_keep_master - Ask whether a disabled device goes on with DMA
+ * @dev: device or bridge that pci_disable_device() is about to disable
+ *
+ * Return: true for a bridge that is preserved, as the devices below need it, and for
+ * an incoming device that its driver hasn't taken over with pci_set_master().
+ */
+bool pci_liveupdate_keep_master(struct pci_dev *dev)
+{
+	if (pci_is_endpoint(dev))
+		return pci_liveupdate_is_incoming(dev) && !dev->is_busmaster;
+
+	return pci_liveupdate_is_preserved(dev);
+}
+
+/**
  * pci_liveupdate_is_preserved - Ask whether a device may be reconfigured
  * @dev: a device, or a bridge
  *
@@ -1449,6 +1477,34 @@ bool pci_liveupdate_is_preserved(struct pci_dev *dev)
 {
 	return READ_ONCE(dev->liveupdate.outgoing) ||
 	       READ_ONCE(dev->liveupdate.incoming);
+}
+
+static void pci_outgoing_forget(struct pci_dev *dev, const char *what)
+{
+	/* A table that was handed over is the next kernel's: it finds out. */
+	if (!dev->liveupdate.outgoing || kexec_in_progress)
+		return;
+
+	pci_warn(dev, "%s while it was preserved; the next kernel won't know of it\n",
+		 what);
+	pci_outgoing_put_path(dev, NULL);
+}
+
+/**
+ * pci_liveupdate_unbind_device - Forget an outgoing device without a driver
+ * @dev: device whose driver's .remove has run
+ *
+ * The driver has stopped it, so there is nothing to hand over. One that is incoming
+ * still waits for its driver to come back.
+ *
+ * Context: the lock of @dev is held. May sleep.
+ */
+void pci_liveupdate_unbind_device(struct pci_dev *dev)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (pci_is_endpoint(dev))
+		pci_outgoing_forget(dev, "unbound");
 }
 
 /**
@@ -1471,11 +1527,7 @@ void pci_liveupdate_remove_device(struct pci_dev *dev)
 		WRITE_ONCE(dev->liveupdate.incoming, 0);
 	}
 
-	/* A table that was handed over is the next kernel's: it finds out. */
-	if (dev->liveupdate.outgoing && !kexec_in_progress) {
-		pci_warn(dev, "removed while it was preserved; the next kernel won't know of it\n");
-		pci_outgoing_put_path(dev, NULL);
-	}
+	pci_outgoing_forget(dev, "removed");
 }
 
 /* What drivers call */
@@ -1515,7 +1567,7 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * driver asks for.
  *
  * Context: called from .preserve of a file handler that was registered with
- * pci_liveupdate_register_flb(). May sleep.
+ * pci_liveupdate_register_flb(), not with a device lock held. May sleep.
  *
  * Return: 0, or
  *
@@ -1555,7 +1607,8 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_preserve);
 
 /**
  * pci_liveupdate_unpreserve - Cancel pci_liveupdate_preserve()
- * @dev: the device; nothing happens if it isn't outgoing, as after its removal
+ * @dev: the device; nothing happens if it isn't outgoing, as after its removal or
+ *       after its driver was unbound
  *
  * Context: called from .unpreserve of the file handler. May sleep.
  */
@@ -1577,8 +1630,9 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unpreserve);
  * MSI and MSI-X that the previous kernel has left enabled are turned off if the
  * driver doesn't use them.
  *
- * Context: called from .finish of the file handler, and not while the driver
- * allocates interrupt vectors. May sleep.
+ * Context: called from .finish of the file handler, or from the driver's .remove for
+ * a device that it had taken over; not while the driver allocates interrupt vectors.
+ * May sleep.
  */
 void pci_liveupdate_finish(struct pci_dev *dev)
 {
@@ -1595,10 +1649,12 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_finish);
  * @why: what happened, for the administrator
  *
  * Stops the device's DMA, as the memory that it goes to will be used for something
- * else when the other files of its user are finished. The device is ordinary then.
+ * else when the files of its user are finished. The device is ordinary then.
  *
- * Context: called from a file handler, before a .can_finish returns true for a
- * device that hasn't been adopted. May sleep.
+ * For a .retrieve that fails, as LUO doesn't try again.
+ *
+ * Context: not while a driver is being bound or allocates interrupt vectors. May
+ * sleep.
  */
 void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
 {
@@ -1626,6 +1682,32 @@ bool pci_liveupdate_is_incoming(struct pci_dev *dev)
 	return READ_ONCE(dev->liveupdate.incoming);
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
+
+/**
+ * pci_liveupdate_get_incoming - Find the incoming device that belongs to a file
+ * @domain: PCI segment group, from when the file was preserved
+ * @bdf:    bus, device and function, as in PCI_DEVID()
+ *
+ * For .retrieve, and for .can_finish: a file whose device isn't incoming, as it is
+ * gone, not found yet, given up, or in quarantine, has nothing to wait for. It is the
+ * driver's to know whether the device was still that of the file at the kexec.
+ *
+ * Context: may sleep.
+ * Return: the device, which the caller gives back with pci_dev_put(); NULL if there
+ * is none or if it isn't incoming.
+ */
+struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf)
+{
+	struct pci_dev *dev;
+
+	dev = pci_get_domain_bus_and_slot(domain, PCI_BUS_NUM(bdf), bdf & 0xff);
+	if (dev && pci_is_endpoint(dev) && pci_liveupdate_is_incoming(dev))
+		return dev;
+
+	pci_dev_put(dev);
+	return NULL;
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_get_incoming);
 
 /* What drivers call: saved state */
 

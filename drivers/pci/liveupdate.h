@@ -32,7 +32,9 @@ bool pci_liveupdate_defer_services(struct pci_dev *port);
 bool pci_liveupdate_starts_services(struct pci_dev *port);
 bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res);
 bool pci_liveupdate_keep_running(struct pci_dev *dev);
+bool pci_liveupdate_keep_master(struct pci_dev *dev);
 bool pci_liveupdate_is_preserved(struct pci_dev *dev);
+void pci_liveupdate_unbind_device(struct pci_dev *dev);
 void pci_liveupdate_remove_device(struct pci_dev *dev);
 
 #else /* CONFIG_PCI_LIVEUPDATE */
@@ -128,9 +130,18 @@ static inline bool pci_liveupdate_keep_running(struct pci_dev *dev)
 	return false;
 }
 
+static inline bool pci_liveupdate_keep_master(struct pci_dev *dev)
+{
+	return false;
+}
+
 static inline bool pci_liveupdate_is_preserved(struct pci_dev *dev)
 {
 	return false;
+}
+
+static inline void pci_liveupdate_unbind_device(struct pci_dev *dev)
+{
 }
 
 static inline void pci_liveupdate_remove_device(struct pci_dev *dev)

@@ -63,6 +63,7 @@ void pci_liveupdate_unpreserve(struct pci_dev *dev);
 void pci_liveupdate_finish(struct pci_dev *dev);
 void pci_liveupdate_abandon(struct pci_dev *dev, const char *why);
 bool pci_liveupdate_is_incoming(struct pci_dev *dev);
+struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf);
 
 size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
 				  void *buf, size_t size);
@@ -99,6 +100,11 @@ static inline void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
 static inline bool pci_liveupdate_is_incoming(struct pci_dev *dev)
 {
 	return false;
+}
+
+static inline struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf)
+{
+	return NULL;
 }
 
 static inline size_t
