@@ -178,12 +178,6 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 	WRITE_ONCE(vdev->liveupdate.frozen, false);
 }
 
-static struct pci_dev *vfio_pci_ser_get_device(const struct vfio_pci_ser *ser)
-{
-	return pci_get_domain_bus_and_slot(ser->domain, PCI_BUS_NUM(ser->bdf),
-					   ser->bdf & 0xff);
-}
-
 /* NULL if the device had none. */
 static struct pci_saved_state *vfio_pci_read_state(const struct vfio_pci_ser *ser)
 {
@@ -219,9 +213,6 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 	struct file *file;
 	int ret;
 
-	if (!pci_liveupdate_is_incoming(pdev))
-		return -ENODEV;
-
 	ret = vfio_pci_check_ser(ser);
 	if (ret)
 		return ret;
@@ -243,7 +234,7 @@ static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 	struct pci_dev *pdev;
 	int ret;
 
-	pdev = vfio_pci_ser_get_device(ser);
+	pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
 	if (!pdev)
 		return -ENODEV;
 
@@ -254,21 +245,17 @@ static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 	return ret;
 }
 
-static bool vfio_pci_ser_is_waiting(const struct vfio_pci_ser *ser)
-{
-	struct pci_dev *pdev = vfio_pci_ser_get_device(ser);
-	bool waiting = pdev && pci_liveupdate_is_incoming(pdev);
-
-	pci_dev_put(pdev);
-	return waiting;
-}
-
 static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 {
+	const struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
+	struct pci_dev *pdev;
+
 	if (args->retrieve_status > 0 && vfio_cdev_is_bound(args->file))
 		return true;
 
-	return !vfio_pci_ser_is_waiting(phys_to_virt(args->serialized_data));
+	pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
+	pci_dev_put(pdev);
+	return !pdev;
 }
 
 /* Undo vfio_pci_liveupdate_probe(), whether somebody has the device open or not. */
