@@ -41,22 +41,21 @@ end()
 # combination PCI_LIVEUPDATE VFIO: y or n, y or m
 combination()
 {
-	local status=0 option targets=(vmlinux)
+	local status=0 option
 
 	begin "vfio-$2"
 	{
-		[ "$1" = y ] || echo "# CONFIG_PCI_LIVEUPDATE is not set"
-		if [ "$2" = m ]; then
-			echo CONFIG_MODULES=y
-			for option in IOMMUFD VFIO VFIO_PCI; do
-				echo "CONFIG_$option=m"
-			done
-			targets+=(modules)
+		if [ "$1" = n ]; then
+			echo "# CONFIG_PCI_LIVEUPDATE is not set"
+			echo "# CONFIG_SAMPLE_PCI_LIVEUPDATE is not set"
 		fi
+		for option in IOMMUFD VFIO VFIO_PCI; do
+			echo "CONFIG_$option=$2"
+		done
 	} >"$dir/combination"
 	(
 		configure "$dir" "${base[@]}" "$dir/combination"
-		build "$dir" "${targets[@]}"
+		build "$dir" vmlinux modules
 	) | sed -u 's/^/# /' || status=1
 	end "PCI_LIVEUPDATE=$1 VFIO_PCI=$2" $status
 }

@@ -7,7 +7,7 @@
 #   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
-# gen_init_cpio in usr.
+# gen_init_cpio in usr; modules are where their source is.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -26,4 +26,4 @@ esac
 mkdir -p "$build"
 lock "$build"
 configure "$build" "${fragments[@]}"
-build "$build" bzImage headers_install INSTALL_HDR_PATH="$build/usr-headers"
+build "$build" bzImage modules headers_install INSTALL_HDR_PATH="$build/usr-headers"
