@@ -66,6 +66,9 @@ all()
 	run "the checker of config space traces" \
 		python3 -B "$top/tools/testing/selftests/pci_liveupdate/cfgtrace_test.py"
 	suite "$top/tools/testing/selftests/pci_liveupdate/undisturbed.py"
+	suite "$top/tools/testing/selftests/pci_liveupdate/native.py"
+	suite "$top/tools/testing/selftests/pci_liveupdate/native.py" --config debug \
+		'taken*' 'preserved*' 'together*' 'unbound*' 'removed*'
 	# Not "hotplug": lockdep doesn't like the order of pciehp's own locks
 	suite "$top/tools/testing/selftests/pci_liveupdate/undisturbed.py" --config debug \
 		root_bus 'switch_two, IOMMU' '*, disturb' '*lost-bridge*'

@@ -38,7 +38,7 @@ def run(directory, config, test):
     kernel, initrd = vmtest.prepare(OUT, directory, config)
     # A debug kernel boots slowly: the ring has to last longer
     slow, interval = (10, 0.04) if config == "debug" else (1, 0.01)
-    append = f"vmm_options=--{test} " if test in ("forget", "crash") else ""
+    append = f"options=--{test} " if test in ("forget", "crash") else ""
     if config == "debug":
         append += vmtest.DEBUG_OPTIONS
     with vmtest.VM(directory, kernel, initrd, append, interval=interval,

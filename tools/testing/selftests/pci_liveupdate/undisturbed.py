@@ -108,7 +108,7 @@ class Scenario:
         """To the command line of the first kernel."""
         preserve, _ = vmtest.TOPOLOGIES[self.topology]
         return " ".join([f'preserve={preserve} next_options="{self.options}"',
-                         f'vmm_options="{INCIDENTS[self.incident].vmm}"'] +
+                         f'options="{INCIDENTS[self.incident].vmm}"'] +
                         [IOMMU] * self.iommu)
 
     def devices(self, rom):

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """A virtual machine whose NICs are watched from outside while its kernel is replaced.
 
-    initramfs(path, gen_init_cpio, kernel, vmm)
+    kernel, initrd = prepare(out, directory, config)
     with VM(directory, kernel, initrd) as vm:
         vm.wait("VMM: finished", 60)
         vm.end_traffic()
         vm.wait("VMM: done", 60)
 
-The guest's init and vmm.c do the guest's part; its lines "VMM: <name> <key>=<value>..."
-become events here. For each NIC there is a Wire: numbered packets go in at one end,
-and at the other it is seen in the guest's memory when they have got there. Memory
-is shared with QEMU, so that looking neither stops nor disturbs the guest, and works
-as well while no kernel runs. Behind an IOMMU it isn't known where to look.
+The guest's init and vmm.c, or edu.c, do the guest's part; their lines "VMM: <name>
+<key>=<value>..." become events here. For each NIC there is a Wire: numbered packets go
+in at one end, and at the other it is seen in the guest's memory when they have got
+there. Memory is shared with QEMU, so that looking neither stops nor disturbs the guest,
+and works as well while no kernel runs. Behind an IOMMU it isn't known where to look.
 """
 
 import ctypes
@@ -421,14 +421,15 @@ class VM:
 
 # ---- its contents ----
 
-def build_vmm(source, output, headers):
-    """source: this directory in a kernel tree; headers: the kernel's, for userspace"""
+def build_programs(source, output, headers):
+    """source: this directory in a kernel tree; headers: the kernel's, for userspace.
+    Returns the name of each program in the guest, and the file it comes from."""
     made = subprocess.run(["make", "-s", "-C", source, f"OUTPUT={output}",
                            f"KHDR_INCLUDES=-isystem {headers}"],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if made.returncode:
-        raise Failure(f"the guest's program doesn't build:\n{made.stdout}")
-    return f"{output}/vmm"
+        raise Failure(f"the guest's programs don't build:\n{made.stdout}")
+    return {f"/bin/{name}": f"{output}/{name}" for name in ("vmm", "edu")}
 
 
 def busybox():
@@ -453,9 +454,9 @@ def cpio(path, gen_init_cpio, files):
         subprocess.run([gen_init_cpio, f"{path}.list"], stdout=file, check=True)
 
 
-def initramfs(path, gen_init_cpio, kernel, vmm):
+def initramfs(path, gen_init_cpio, kernel, files):
     """The next kernel and its initramfs are in the first one's."""
-    files = {"/init": f"{HERE}/init", "/bin/vmm": vmm, "/bin/busybox": busybox()}
+    files = {"/init": f"{HERE}/init", "/bin/busybox": busybox(), **files}
     cpio(f"{path}.next", gen_init_cpio, files)
     cpio(path, gen_init_cpio,
          {**files, "/kernel": kernel, "/initrd.img": f"{path}.next"})
@@ -469,8 +470,11 @@ def prepare(out, directory, config):
         raise Failure(f"there is no kernel: make kernel CONFIG={config}")
     # Both stages are to be of this one, whatever is built meanwhile
     shutil.copy(built, kernel)
-    vmm = build_vmm(f"{out}/linux/tools/testing/selftests/pci_liveupdate",
-                    f"{directory}/guest", f"{build}/usr-headers/include")
+    files = build_programs(f"{out}/linux/tools/testing/selftests/pci_liveupdate",
+                           f"{directory}/guest", f"{build}/usr-headers/include")
+    module = f"{build}/samples/liveupdate/edu_liveupdate.ko"
+    if os.path.exists(module):      # else the driver is built in
+        files["/edu.ko"] = module
     initrd = f"{directory}/initrd"
-    initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, vmm)
+    initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, files)
     return kernel, initrd
