@@ -1159,6 +1159,7 @@ bool pci_liveupdate_keep_msi(struct pci_dev *dev)
 	return true;
 }
 
+#ifdef CONFIG_PCIE_PTM
 /**
  * pci_liveupdate_ptm_enabled - Count the users of a bridge's PTM
  * @dev: device with the PTM capability that is being enumerated
@@ -1176,6 +1177,7 @@ int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
 	pci_read_config_dword(dev, dev->ptm_cap + PCI_PTM_CTRL, &ctrl);
 	return ctrl & PCI_PTM_CTRL_ENABLE ? 1 : 0;
 }
+#endif
 
 /**
  * pci_liveupdate_keep_rrs_sv - Adopt Configuration RRS Software Visibility
