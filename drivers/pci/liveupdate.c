@@ -1856,3 +1856,7 @@ struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size)
 	return state;
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_read_state);
+
+#ifdef CONFIG_PCI_LIVEUPDATE_KUNIT_TEST
+#include "tests/liveupdate_kunit.c"
+#endif
