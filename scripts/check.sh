@@ -72,6 +72,7 @@ all()
 	# Not "hotplug": lockdep doesn't like the order of pciehp's own locks
 	suite "$top/tools/testing/selftests/pci_liveupdate/undisturbed.py" --config debug \
 		root_bus 'switch_two, IOMMU' '*, disturb' '*lost-bridge*'
+	suite "$top/scripts/kunit.sh"
 	suite "$top/scripts/luo-selftests.sh"
 	suite "$top/scripts/build-matrix.sh"
 }

@@ -465,6 +465,9 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 			return "it or a bridge above it isn't in D0";
 		if (pci_dev_has_specific_acs(pos))
 			return "a quirk emulates ACS for it or for a bridge above it";
+		/* The next kernel would refuse the table */
+		if (!pci_is_root_bus(pos->bus) && !pos->bus->busn_res.parent)
+			return "bus numbers of a bridge above it aren't only its own";
 	}
 
 	return NULL;
@@ -551,6 +554,16 @@ static void pci_flb_unpreserve(struct liveupdate_flb_op_args *args)
 
 /* Incoming: loading the table */
 
+/* What a record can have in its flags if it is that of a bridge, or isn't. */
+#define PCI_RECORD_BRIDGE_FLAGS						\
+	(PCI_DEV_SER_FLAGS & ~(PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_SRIOV))
+#define PCI_RECORD_ENDPOINT_FLAGS					\
+	(PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_BROKEN_INTX |		\
+	 PCI_DEV_SER_ACS | PCI_DEV_SER_SRIOV)
+
+/* No table has more, as kho_block_set_grow() ends there. */
+#define PCI_SER_MAX_BLOCKS	10000
+
 /* The one message that says why a boot is quarantined. */
 static __printf(1, 2) void pci_table_err(const char *fmt, ...)
 {
@@ -569,26 +582,55 @@ static unsigned long pci_record_key(u32 domain, u16 bdf)
 	return (unsigned long)domain << 16 | bdf;
 }
 
-static bool pci_ser_address_ok(u64 pa)
+static unsigned long pci_bus_key(u32 domain, u8 bus)
 {
-	return pa && PAGE_ALIGNED(pa) && pfn_valid(PHYS_PFN(pa));
+	return (unsigned long)domain << 8 | bus;
 }
 
-/* kho_block_set_restore() finds loops and bad counts, but trusts addresses. */
-static bool pci_ser_chain_ok(u64 pa)
+static bool pci_ser_address_ok(u64 pa)
 {
-	unsigned long max = totalram_pages();
+	return pa && PAGE_ALIGNED(pa) && kho_is_preserved_page(pa);
+}
 
-	for (; pa; max--) {
+/*
+ * Whether the blocks can be read. kho_block_set_restore() trusts addresses, and
+ * gives all memory back if it finds an error: memory that may not be the table's.
+ */
+static bool pci_ser_chain_ok(struct pci_incoming *in)
+{
+	u64 pa = in->ser->devices;
+
+	for (int i = 0; pa; i++) {
 		struct kho_block_header_ser *block;
 
-		if (!max || !pci_ser_address_ok(pa))
+		if (i == PCI_SER_MAX_BLOCKS || !pci_ser_address_ok(pa))
 			return false;
 		block = phys_to_virt(pa);
+		if (!block->count || block->count > in->blocks.count_per_block)
+			return false;
 		pa = block->next;
 	}
 
 	return true;
+}
+
+/* Bridges have no driver here, and what is behind the final NUL is zero. */
+static bool pci_record_driver_ok(const struct pci_dev_ser *rec)
+{
+	size_t len = strnlen(rec->driver, sizeof(rec->driver));
+
+	if (len && rec->flags & PCI_DEV_SER_BRIDGE)
+		return false;
+
+	return len < sizeof(rec->driver) &&
+	       !memchr_inv(rec->driver + len, 0, sizeof(rec->driver) - len);
+}
+
+static bool pci_record_buses_ok(const struct pci_dev_ser *rec)
+{
+	return rec->secondary > PCI_BUS_NUM(rec->bdf) &&
+	       rec->subordinate >= rec->secondary &&
+	       !memchr_inv(rec->reserved, 0, sizeof(rec->reserved));
 }
 
 /* Say what is wrong with a record that is in use; NULL if nothing is. */
@@ -596,22 +638,21 @@ static const char *pci_record_check(const struct pci_dev_ser *rec)
 {
 	bool bridge = rec->flags & PCI_DEV_SER_BRIDGE;
 
-	if (rec->flags & ~PCI_DEV_SER_FLAGS)
-		return "unknown flags";
+	if (rec->flags & ~(bridge ? PCI_RECORD_BRIDGE_FLAGS :
+				    PCI_RECORD_ENDPOINT_FLAGS))
+		return "impossible flags";
 	if (!bridge && rec->refcount != 1)
 		return "more than one reference to a device";
-	if (bridge && (rec->secondary <= PCI_BUS_NUM(rec->bdf) ||
-		       rec->subordinate < rec->secondary ||
-		       memchr_inv(rec->reserved, 0, sizeof(rec->reserved))))
+	if (bridge && (!pci_record_buses_ok(rec) || rec->max_vf_buses))
 		return "impossible bus numbers";
-	if (strnlen(rec->driver, sizeof(rec->driver)) == sizeof(rec->driver))
-		return "driver name without an end";
+	if (!pci_record_driver_ok(rec))
+		return "impossible driver name";
+	if (rec->acs_ctrl && !(rec->flags & PCI_DEV_SER_ACS))
+		return "ACS Control without ACS";
 	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
 		if (rec->bar_order[i] >= BITS_PER_LONG_LONG)
 			return "impossible BAR size";
 	}
-	if (bridge && rec->flags & PCI_DEV_SER_SRIOV)
-		return "a bridge with virtual functions";
 	for (int i = 0; !bridge && i < PCI_DEV_SER_VF_BARS; i++) {
 		if (rec->vf_bar_order[i] >= BITS_PER_LONG_LONG)
 			return "impossible VF BAR size";
@@ -620,44 +661,63 @@ static const char *pci_record_check(const struct pci_dev_ser *rec)
 	return NULL;
 }
 
-static int pci_incoming_add(struct pci_incoming *in, struct pci_dev_ser *rec)
+static int pci_record_error(const struct pci_dev_ser *rec, const char *why)
+{
+	pci_table_err("record of %04x:%02x:%02x.%d: %s", rec->domain,
+		      PCI_BUS_NUM(rec->bdf), PCI_SLOT(rec->bdf),
+		      PCI_FUNC(rec->bdf), why);
+	return -EINVAL;
+}
+
+/* Put a record into an index where there must be no other with the same @key. */
+static int pci_record_insert(struct xarray *index, unsigned long key,
+			     struct pci_dev_ser *rec, const char *why)
+{
+	int err = xa_insert(index, key, rec, GFP_KERNEL);
+
+	return err ? pci_record_error(rec, err == -EBUSY ? why : "out of memory") :
+		     0;
+}
+
+static int pci_incoming_add(struct pci_incoming *in, struct xarray *buses,
+			    struct pci_dev_ser *rec)
 {
 	const char *why = pci_record_check(rec);
 	int err;
 
-	if (!why && rec->refcount > in->ser->nr_devices)
-		why = "more references than devices";
+	if (why)
+		return pci_record_error(rec, why);
 
-	err = why ? -EINVAL : xa_insert(&in->index,
-					pci_record_key(rec->domain, rec->bdf),
-					rec, GFP_KERNEL);
-	if (err == -EBUSY)
-		why = "two records for one device";
-	else if (err && !why)
-		why = "out of memory";
-	if (err)
-		pci_table_err("record of %04x:%02x:%02x.%d: %s", rec->domain,
-			      PCI_BUS_NUM(rec->bdf), PCI_SLOT(rec->bdf),
-			      PCI_FUNC(rec->bdf), why);
+	err = pci_record_insert(&in->index,
+				pci_record_key(rec->domain, rec->bdf), rec,
+				"two records for one device");
+	if (!err && rec->flags & PCI_DEV_SER_BRIDGE)
+		err = pci_record_insert(buses,
+					pci_bus_key(rec->domain, rec->secondary),
+					rec, "two bridges to one bus");
 
 	return err;
 }
 
-static int pci_incoming_index(struct pci_incoming *in)
+static int pci_incoming_index(struct pci_incoming *in, struct xarray *buses)
 {
-	struct kho_block_set_it it;
-	struct pci_dev_ser *rec;
+	struct kho_block_header_ser *block;
 	u64 nr_devices = 0;
 	int err;
 
-	kho_block_set_it_init(&it, &in->blocks);
-	while ((rec = kho_block_set_it_read_entry(&it))) {
-		if (!rec->refcount)
-			continue;
-		err = pci_incoming_add(in, rec);
-		if (err)
-			return err;
-		nr_devices++;
+	for (u64 pa = in->ser->devices; pa; pa = block->next) {
+		struct pci_dev_ser *rec;
+
+		block = phys_to_virt(pa);
+		rec = (struct pci_dev_ser *)(block + 1);
+		for (u64 i = 0; i < block->count; i++, rec++) {
+			if (!rec->refcount)
+				continue;
+			err = pci_incoming_add(in, buses, rec);
+			if (err)
+				return err;
+			nr_devices++;
+		}
 	}
 
 	if (nr_devices != in->ser->nr_devices) {
@@ -669,6 +729,73 @@ static int pci_incoming_index(struct pci_incoming *in)
 	return 0;
 }
 
+/*
+ * What has a bus number that is the bridge's must be below it: all the way up to
+ * its secondary bus there are bridges, and their bus numbers are the bridge's, too.
+ */
+static bool pci_record_below(struct xarray *buses,
+			     const struct pci_dev_ser *bridge,
+			     const struct pci_dev_ser *rec)
+{
+	u8 bus = PCI_BUS_NUM(rec->bdf);
+	const struct pci_dev_ser *above;
+
+	if (rec->flags & PCI_DEV_SER_BRIDGE &&
+	    rec->subordinate > bridge->subordinate)
+		return false;
+	if (bus == bridge->secondary)
+		return true;
+
+	/* The one above is looked at, too, or else is a record of @bridge's bus */
+	above = xa_load(buses, pci_bus_key(rec->domain, bus));
+	return above && PCI_BUS_NUM(above->bdf) >= bridge->secondary;
+}
+
+static int pci_incoming_check_bridge(struct pci_incoming *in,
+				     struct xarray *buses,
+				     const struct pci_dev_ser *bridge)
+{
+	unsigned long first = pci_record_key(bridge->domain,
+					     PCI_DEVID(bridge->secondary, 0));
+	unsigned long last = pci_record_key(bridge->domain,
+					    PCI_DEVID(bridge->subordinate, 0xff));
+	struct pci_dev_ser *rec;
+	u32 nr_devices = 0;
+	unsigned long key;
+
+	xa_for_each_range(&in->index, key, rec, first, last) {
+		if (!pci_record_below(buses, bridge, rec))
+			return pci_record_error(rec, "not below the bridge with its bus number");
+		if (!(rec->flags & PCI_DEV_SER_BRIDGE))
+			nr_devices++;
+	}
+
+	if (nr_devices != bridge->refcount)
+		return pci_record_error(bridge, "wrong number of references");
+
+	return 0;
+}
+
+/* Fill the index and see whether the records make up paths. */
+static int pci_incoming_read(struct pci_incoming *in)
+{
+	struct pci_dev_ser *bridge;
+	struct xarray buses;
+	unsigned long key;
+	int err;
+
+	xa_init(&buses);
+	err = pci_incoming_index(in, &buses);
+	xa_for_each(&buses, key, bridge) {
+		if (err)
+			break;
+		err = pci_incoming_check_bridge(in, &buses, bridge);
+	}
+	xa_destroy(&buses);
+
+	return err;
+}
+
 static void pci_incoming_free(struct pci_incoming *in)
 {
 	xa_destroy(&in->index);
@@ -677,41 +804,42 @@ static void pci_incoming_free(struct pci_incoming *in)
 	in->ser = NULL;
 }
 
+/*
+ * The memory of a table that isn't used stays reserved: it can't be told what it
+ * is, and what the table points to by mistake may be somebody else's.
+ */
 static int pci_incoming_load(struct pci_incoming *in, u64 pa)
 {
-	struct pci_ser *ser;
 	int err;
 
 	if (!pci_ser_address_ok(pa)) {
-		pci_table_err("no memory at %#llx", pa);
+		pci_table_err("no preserved memory at %#llx", pa);
 		return -EINVAL;
 	}
 
-	/*
-	 * What another version means by its fields is unknown, so its memory
-	 * can't be given back either.
-	 */
-	ser = phys_to_virt(pa);
-	if (ser->version != PCI_SER_VERSION) {
+	in->ser = phys_to_virt(pa);
+	if (in->ser->version != PCI_SER_VERSION) {
 		pci_table_err("it has version %u, this kernel reads version %u",
-			      ser->version, PCI_SER_VERSION);
+			      in->ser->version, PCI_SER_VERSION);
 		return -EOPNOTSUPP;
 	}
 
-	if (!pci_ser_chain_ok(ser->devices)) {
+	kho_block_set_init(&in->blocks, sizeof(struct pci_dev_ser));
+	if (in->ser->reserved || !pci_ser_chain_ok(in)) {
 		pci_table_err("its chain of blocks is broken");
 		return -EINVAL;
 	}
 
-	in->ser = ser;
-	kho_block_set_init(&in->blocks, sizeof(struct pci_dev_ser));
-	err = kho_block_set_restore(&in->blocks, ser->devices);
+	err = pci_incoming_read(in);
 	if (err)
+		return err;
+
+	err = kho_block_set_restore(&in->blocks, in->ser->devices);
+	if (err) {
 		pci_table_err("its blocks can't be restored (%pe)", ERR_PTR(err));
-	else
-		err = pci_incoming_index(in);
-	if (err)
-		pci_incoming_free(in);
+		/* They were given back */
+		kho_restore_free(in->ser);
+	}
 
 	return err;
 }
@@ -723,8 +851,11 @@ static int pci_flb_retrieve(struct liveupdate_flb_op_args *args)
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	if (pci_incoming_load(in, args->data))
+	if (pci_incoming_load(in, args->data)) {
+		xa_destroy(&in->index);
+		in->ser = NULL;
 		in->quarantined = true;
+	}
 
 	args->obj = in;
 	return 0;
@@ -1172,6 +1303,7 @@ bool pci_liveupdate_keep_msi(struct pci_dev *dev)
 	return true;
 }
 
+#ifdef CONFIG_PCIE_PTM
 /**
  * pci_liveupdate_ptm_enabled - Count the users of a bridge's PTM
  * @dev: device with the PTM capability that is being enumerated
@@ -1189,6 +1321,7 @@ int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
 	pci_read_config_dword(dev, dev->ptm_cap + PCI_PTM_CTRL, &ctrl);
 	return ctrl & PCI_PTM_CTRL_ENABLE ? 1 : 0;
 }
+#endif
 
 /**
  * pci_liveupdate_keep_rrs_sv - Adopt Configuration RRS Software Visibility
@@ -1805,3 +1938,7 @@ struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size)
 	return state;
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_read_state);
+
+#ifdef CONFIG_PCI_LIVEUPDATE_KUNIT_TEST
+#include "tests/liveupdate_kunit.c"
+#endif
