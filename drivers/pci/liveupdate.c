@@ -1649,7 +1649,7 @@ size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
 	struct pci_state_ser *ser = buf;
 	struct pci_cap_ser *out;
 
-	for (cap = state->cap; cap->size;
+	for (cap = (const void *)state->caps; cap->size;
 	     cap = (void *)cap + sizeof(*cap) + cap->size)
 		need += sizeof(*out) + cap->size;
 
@@ -1660,7 +1660,7 @@ size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
 	memcpy(ser->config, state->config_space, sizeof(ser->config));
 
 	out = (void *)ser->caps;
-	for (cap = state->cap; cap->size;
+	for (cap = (const void *)state->caps; cap->size;
 	     cap = (void *)cap + sizeof(*cap) + cap->size) {
 		out->id = cap->cap_nr;
 		out->extended = cap->cap_extended;
@@ -1710,7 +1710,7 @@ struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size)
 
 	memcpy(state->config_space, ser->config, sizeof(ser->config));
 
-	cap = state->cap;
+	cap = (void *)state->caps;
 	for (in = (const void *)ser->caps; in->id;
 	     in = (const void *)in->data + in->size) {
 		cap->cap_nr = in->id;
