@@ -75,6 +75,22 @@ our_files()
 	done | sort
 )
 
+# The names of our patches, in their order
+series()
+{
+	sed 's/#.*//; /^[[:space:]]*$/d; s/[[:space:]].*//' "$top/patches/series" 2>/dev/null || true
+}
+
+# Files of the kernel that our patches touch
+patched_files()
+{
+	local patch
+
+	for patch in $(series); do
+		sed -n 's,^\(---\|+++\) [^/[:space:]]*/\([^[:space:]]*\).*,\2,p' "$top/patches/$patch"
+	done | sort -u
+}
+
 # ---- building kernels ----
 
 # kmake DIR TARGETS...: make in out/linux for the build directory DIR. With time,

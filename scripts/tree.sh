@@ -120,11 +120,6 @@ unpack()
 
 # ---- the series and our files, in $tmp ----
 
-series()
-{
-	sed 's/#.*//; /^[[:space:]]*$/d; s/[[:space:]].*//' "$top/patches/series" 2>/dev/null || true
-}
-
 # $tmp holds only the files that the series touches: patched, with quilt's .pc.
 apply()
 {
@@ -137,9 +132,8 @@ apply()
 	[ -n "$(series)" ] || return 0
 	for patch in $(series); do
 		[ -f "$top/patches/$patch" ] || die "patches/series names $patch, which doesn't exist"
-		sed -n 's,^\(---\|+++\) [^/[:space:]]*/\([^[:space:]]*\).*,\2,p' "$top/patches/$patch"
-	done | sort -u |
-		rsync -lp --files-from=- --ignore-missing-args "$orig/" "$tmp/"
+	done
+	patched_files | rsync -lp --files-from=- --ignore-missing-args "$orig/" "$tmp/"
 	if (cd "$tmp" && quilt --quiltrc - push -a --fuzz=0) >"$log" 2>&1; then
 		rm "$log"
 		return
