@@ -27,6 +27,12 @@ flock			util-linux
 git			git
 gnuplot			gnuplot-nox
 /bin/busybox		busybox-static
+sparse			sparse
+codespell		codespell
+shellcheck		shellcheck
+flake8			flake8
+sphinx-build		python3-sphinx
+dot			graphviz
 "
 # 8.1 is the first with the igb NIC
 qemu_min=8.1
