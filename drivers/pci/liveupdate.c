@@ -1517,8 +1517,8 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * Context: called from .preserve of a file handler that was registered with
  * pci_liveupdate_register_flb(). May sleep.
  *
- * Return: 0, or
- *
+ * Return:
+ * * 0: it is preserved
  * * -EOPNOTSUPP: live update is off
  * * -EBUSY: @dev is outgoing already, or the table has been handed over
  * * -EINVAL: a kind of device that can't be preserved; a warning says why
