@@ -71,6 +71,7 @@ all()
 		root_bus 'switch_two, IOMMU' '*, disturb' '*lost-bridge*'
 	suite "$top/scripts/luo-selftests.sh"
 	suite "$top/scripts/build-matrix.sh"
+	run "PCI_LIVEUPDATE=n changes no object" "$top/scripts/off.sh"
 	suite "$top/scripts/lint.sh"
 }
 

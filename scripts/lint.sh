@@ -8,7 +8,6 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-linux=$out/linux
 series=$out/lint/series
 selftest=$top/tools/testing/selftests/pci_liveupdate
 
@@ -111,9 +110,54 @@ compile()
 	# A warning appears only when a file is compiled
 	(cd "$dir" && rm -f "${objects[@]}")
 	configure "$dir" "$selftest"/config{,.x86_64,.debug}
-	# Older than __typeof_unqual__, but fine without
-	build "$dir" W=1 C=2 CF="-D__typeof_unqual__=__typeof__" "${objects[@]}"
+	build "$dir" W=1 C=2 CF="$sparse_flags" "${objects[@]}"
 	! grep -iE 'warning: |error: ' "$dir/config.log" "$dir/build.log"
+}
+
+# Our pages, with those that they link to: "make htmldocs SPHINXDIRS=..." would not
+# find pages of other directories.
+htmldocs()
+{
+	local docs=$out/lint/docs source=$out/lint/docs/Documentation
+
+	rm -rf "$docs"
+	mkdir -p "$source"
+	ln -s "$linux/MAINTAINERS" "$docs"
+	cd "$linux/Documentation"
+	{
+		our_files | sed -n 's,^Documentation/,,p'
+		printf '%s\n' {core,userspace}-api/liveupdate.rst core-api/kho/{index,abi}.rst \
+			admin-guide/mm/kho.rst mm/memfd_preservation.rst
+	} | xargs cp --parents -t "$source"
+	{
+		printf '%s\n' 'Live update' =========== '' '.. toctree::' ''
+		(cd "$source" && find . -name '*.rst' -printf '   %P\n' | sort)
+	} >"$docs/index"
+	mv "$docs/index" "$source/index.rst"
+	cd "$linux"
+	srctree=$linux sphinx-build -q -W --keep-going -b html -c Documentation \
+		-D kerneldoc_srctree="$linux" -D version= -D release= "$source" "$docs/html"
+}
+
+# What the code may log has an explanation on one of our pages. Formats are cut at what
+# is filled in.
+messages()
+{
+	local text failed=0
+
+	cd "$top"
+	our_files | grep '^Documentation.*rst$' | xargs cat | tr -s '[:space:]' ' ' >"$out/lint/pages"
+	while read -r text; do
+		grep -qF -- "$text" "$out/lint/pages" ||
+			{ echo "not in Documentation: $text"; failed=1; }
+	done < <({ our_files | grep '^drivers.*\.c$' | grep -v /tests/ | xargs cat;
+		   sed -n 's/^+//p' patches/*.patch; } |
+		perl -0777 -ne '
+			while (/\b(?:(?:pci|pr)_(?:warn|err|info)|pci_quiesce|abandon)\([^";]*"([^"]*)"/g) {
+				print map { "$_\n" } grep { length > 12 }
+					split /\\n|%[-#0-9.]*(?:p[A-Z]*|l*[a-z])/, $1
+			}')
+	return $failed
 }
 
 n=0
@@ -132,11 +176,13 @@ mkdir -p "$out/lint"
 lock "$out/lint"
 "$top/scripts/tree.sh" | sed -u 's/^/# /'
 "$top/scripts/series.sh" "$series" | sed -u 's/^/# /'
-echo 1..7
+echo 1..9
 run "checkpatch.pl --strict" checkpatch
 run "kernel-doc -Wall" kernel_doc
 run "gcc W=1, sparse" compile
 run "MAINTAINERS" maintainers
+run "sphinx" htmldocs
+run "messages are documented" messages
 run "codespell" spelling
 run "shellcheck" shell
 run "flake8" python

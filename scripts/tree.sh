@@ -16,7 +16,6 @@ package="linux-source-7.3"
 suites=(trixie-backports sid experimental)	# the most stable one first
 orig=$out/linux.orig
 tmp=$out/linux.tmp
-linux=$out/linux
 export QUILT_PATCHES=patches QUILT_SERIES=series QUILT_PC=.pc
 
 # ---- the source ----
