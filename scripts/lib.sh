@@ -99,6 +99,12 @@ patched_directories()
 		awk 'last == "" || index($0, last) != 1 { print; last = $0 }'
 }
 
+# Options that, with our config, have all code compiled that our patches touch
+patched_config()
+{
+	printf 'CONFIG_%s=y\n' CARDBUS HOTPLUG_PCI_SHPC PCCARD PCI_DOE PCI_IDE PCI_TSM TSM
+}
+
 # ---- building kernels ----
 
 # sparse 0.6.4 doesn't know it

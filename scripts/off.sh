@@ -48,6 +48,8 @@ compare()
 	local object failed=0
 
 	diff <(objects "$work/old") <(objects "$work/new") || failed=1
+	comm -23 <(patched_files | sed -n 's/c$/o/p') <(objects "$work/new") |
+		sed 's/^/not compiled: /' | grep . && failed=1
 	say "comparing $(objects "$work/new" | wc -l) objects"
 	while read -r object; do
 		[[ ! $object =~ ^$not_ours$ ]] || continue
@@ -60,13 +62,7 @@ compare()
 "$top/scripts/tree.sh" | sed -u 's/^/# /'
 lock "$work"
 mkdir -p "$work"
-cat >"$work/config" <<'EOF'
-# CONFIG_PCI_LIVEUPDATE is not set
-CONFIG_CARDBUS=y
-CONFIG_PCCARD=y
-CONFIG_HOTPLUG_PCI_SHPC=y
-CONFIG_PCI_DOE=y
-EOF
+{ patched_config; echo '# CONFIG_PCI_LIVEUPDATE is not set'; } >"$work/config"
 for tree in old new; do
 	[ $tree = old ] && source=$out/linux.orig || source=$out/linux
 	(compile "$source" "$work/$tree") | sed -u 's/^/# /'
