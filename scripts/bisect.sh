@@ -16,27 +16,26 @@ clang="clang-19"	# Debian's own is older than the kernel wants
 export GIT_AUTHOR_NAME=bisect GIT_AUTHOR_EMAIL=bisect@example.com
 export GIT_COMMITTER_NAME=bisect GIT_COMMITTER_EMAIL=bisect@example.com
 
-# A repository of the source as it is, made once
+# The source as it is; git needs to know only what the series touches
 clean_tree()
 {
 	local id
 
 	id=$(cat "$out/linux.orig.id")
 	if [ "$(cat "$work/id" 2>/dev/null)" != "$id" ]; then
-		say "making a git repository of $id"
 		rm -rf "$linux" "$work/id"
-		mkdir -p "$linux"
-		rsync -rlp "$out/linux.orig/" "$linux/"
-		cd "$linux"
-		git init -q
-		git add -A -f
-		git commit -q -m "$id"
-		git tag base
+		cp -al "$out/linux.orig" "$linux"
+		git init -q "$linux"
+		git -C "$linux" commit -q --allow-empty -m "$id"
+		git -C "$linux" tag base
 		echo "$id" >"$work/id"
 	fi
 	cd "$linux"
 	git am --abort 2>/dev/null || true
 	git reset -q --hard base
+	patched_files | xargs git add -f
+	git commit -q --allow-empty -m "what the series touches"
+	git tag -f base >/dev/null
 }
 
 fragment()	# BUILD
@@ -60,13 +59,22 @@ configure_build()	# BUILD
 	cp "$dir/.config" "$dir/final.config"
 }
 
+changed()	# FILES...: by the last patch
+{
+	[ -n "$(git diff --name-only HEAD~ -- "$@")" ]
+}
+
 # What the checkers say, without line numbers
 compile()	# BUILD
 {
 	local dir=$work/$1 targets
 
-	cp "$dir/final.config" "$dir/.config"
-	kmake "$dir" olddefconfig >"$dir/step.log" 2>&1 || { cat "$dir/step.log"; return 1; }
+	changed '*.[chS]' '*Kconfig' '*Makefile' || return 0
+	if changed '*Kconfig'; then
+		cp "$dir/final.config" "$dir/.config"
+		kmake "$dir" olddefconfig >"$dir/step.log" 2>&1 ||
+			{ cat "$dir/step.log"; return 1; }
+	fi
 	mapfile -t targets < <(patched_directories)
 	(build "$dir" W=1 C=1 CF="$sparse_flags" "${targets[@]}") >"$dir/step.log" 2>&1 ||
 		{ grep -E 'error|Error|undefined' "$dir/build.log"; return 1; }

@@ -122,7 +122,8 @@ htmldocs()
 
 	rm -rf "$docs"
 	mkdir -p "$source"
-	ln -s "$linux/MAINTAINERS" "$docs"
+	# What Sphinx reads, and what our pages include
+	ln -s "$linux"/{MAINTAINERS,samples} "$docs"
 	cd "$linux/Documentation"
 	{
 		our_files | sed -n 's,^Documentation/,,p'
