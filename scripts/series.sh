@@ -9,7 +9,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-series=${1:-$out/series}
+series=$(realpath -m "${1:-$out/series}")
 # Only the files that the series touches: what git am takes depends on nothing else
 repo=$out/series.git
 cover=$top/patches/cover-letter
