@@ -8,6 +8,10 @@ export CONFIG KERNEL
 help:
 	@echo 'make demo                     replace the kernel under a running NIC, in QEMU'
 	@echo 'make check                    all tests'
+	@echo 'make lint                     what the kernel'\''s and Debian'\''s checkers say'
+	@echo 'make check-bisect             build after each patch of the series (an hour)'
+	@echo 'make series                   the series as it is mailed: out/series'
+	@echo 'make rebase-check KERNEL=...  which of patches/ don'\''t apply to another tree'
 	@echo 'make kernel [CONFIG=debug]    only build the kernel: out/build-demo, out/build-debug'
 	@echo 'make tree                     only the source, with our changes: out/linux'
 	@echo 'make clean                    remove what was built, keep out/linux'
@@ -30,10 +34,23 @@ demo: kernel
 check: install
 	@scripts/check.sh
 
+lint: install
+	@scripts/lint.sh
+
+check-bisect: install
+	@scripts/install.sh clang-19
+	@scripts/bisect.sh
+
+rebase-check:
+	@scripts/rebase.sh
+
+series: install
+	@scripts/series.sh
+
 clean:
 	@[ ! -d out ] || find out -mindepth 1 -maxdepth 1 ! -name 'linux*' -exec rm -rf {} +
 
 distclean:
 	@rm -rf out
 
-.PHONY: help install tree kernel demo check clean distclean
+.PHONY: help install tree kernel demo check lint check-bisect series rebase-check clean distclean

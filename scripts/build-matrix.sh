@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Build with and without us, VFIO in the kernel and as modules, and compile our own
-# files with W=1. Any warning of Kconfig, compiler, objtool or modpost is a failure.
+# Build with and without us, VFIO in the kernel and as modules. Any warning of Kconfig,
+# compiler, objtool or modpost is a failure.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -60,26 +60,11 @@ combination()
 	end "PCI_LIVEUPDATE=$1 VFIO_PCI=$2" $status
 }
 
-# The debug configuration has all of our files
-strict()
-{
-	local status=0 objects
-
-	begin w1
-	mapfile -t objects < <(our_files | sed -n 's,^\(drivers\|samples\)\(.*\)\.c$,\1\2.o,p')
-	(
-		configure "$dir" "${base[@]}" "$selftest/config.debug"
-		build "$dir" W=1 "${objects[@]}"
-	) | sed -u 's/^/# /' || status=1
-	end "W=1 ${objects[*]}" $status
-}
-
 "$top/scripts/tree.sh" | sed -u 's/^/# /'
 lock "$out/build-matrix"
-echo 1..5
+echo 1..4
 combination y y
 combination n y
 combination n m
 combination y m
-strict
 exit $failed

@@ -75,6 +75,8 @@ all()
 	suite "$top/scripts/kunit.sh"
 	suite "$top/scripts/luo-selftests.sh"
 	suite "$top/scripts/build-matrix.sh"
+	run "PCI_LIVEUPDATE=n changes no object" "$top/scripts/off.sh"
+	suite "$top/scripts/lint.sh"
 }
 
 start=$SECONDS

@@ -27,7 +27,17 @@ flock			util-linux
 git			git
 gnuplot			gnuplot-nox
 /bin/busybox		busybox-static
+sparse			sparse
+codespell		codespell
+shellcheck		shellcheck
+flake8			flake8
+sphinx-build		python3-sphinx
+dot			graphviz
 "
+# Further ones from our caller: packages with a command of the same name
+for package; do
+	needs+="$package $package"$'\n'
+done
 # 8.1 is the first with the igb NIC
 qemu_min=8.1
 log=$out/install.log

@@ -5,6 +5,7 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 out=$top/out
+linux=$out/linux
 cache=${XDG_CACHE_HOME:-${HOME:-$out}/.cache}/pci-liveupdate
 mkdir -p "$out" "$cache"
 # The caller's locale must not change sort orders or messages that we read, and what our
@@ -75,9 +76,42 @@ our_files()
 	done | sort
 )
 
+# The names of our patches, in their order
+series()
+{
+	sed 's/#.*//; /^[[:space:]]*$/d; s/[[:space:]].*//' "$top/patches/series" 2>/dev/null || true
+}
+
+# Files of the kernel that our patches touch
+patched_files()
+{
+	local patch
+
+	for patch in $(series); do
+		sed -n 's,^\(---\|+++\) [^/[:space:]]*/\([^[:space:]]*\).*,\2,p' "$top/patches/$patch"
+	done | sort -u
+}
+
+# The directories with code that our patches touch, without those below another of them
+patched_directories()
+{
+	patched_files | grep '\.c$' | sed 's,[^/]*$,,' | sort -u |
+		awk 'last == "" || index($0, last) != 1 { print; last = $0 }'
+}
+
+# Options that, with our config, have all code compiled that our patches touch
+patched_config()
+{
+	printf 'CONFIG_%s=y\n' CARDBUS HOTPLUG_PCI_SHPC PCCARD PCI_DOE PCI_IDE PCI_TSM TSM
+}
+
 # ---- building kernels ----
 
-# kmake DIR TARGETS...: make in out/linux for the build directory DIR. With time,
+# sparse 0.6.4 doesn't know it
+# shellcheck disable=SC2034 # for those who source this
+sparse_flags=-D__typeof_unqual__=__typeof__
+
+# kmake DIR TARGETS...: make in $linux for the build directory DIR. With time,
 # user and host fixed, equal sources make equal objects, for ccache too; another
 # clone of this repository shares its cache.
 kmake()
@@ -85,17 +119,17 @@ kmake()
 	local dir=$1
 
 	shift
-	CCACHE_DIR=${CCACHE_DIR:-$cache/ccache} CCACHE_BASEDIR=$top \
+	CCACHE_DIR=${CCACHE_DIR:-$cache/ccache} CCACHE_BASEDIR=${CCACHE_BASEDIR-$top} \
 	KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970' KBUILD_BUILD_VERSION=1 \
 	KBUILD_BUILD_USER=pci KBUILD_BUILD_HOST=liveupdate \
-		make -C "$out/linux" O="$dir" CC="ccache gcc" HOSTCC="ccache gcc" "$@"
+		make -C "$linux" O="$dir" CC="ccache ${cc:-gcc}" HOSTCC="ccache gcc" "$@"
 }
 
 # configure DIR FRAGMENTS...: the fragments on top of tinyconfig's, everything that none
 # of them names is off. Every option must end up as the last fragment with it says.
 configure()
 {
-	local dir=$1 log=$1/config.log linux=$out/linux missing
+	local dir=$1 log=$1/config.log missing
 
 	shift
 	# Nobody may change the source until we have built it

@@ -16,7 +16,6 @@ package="linux-source-7.3"
 suites=(trixie-backports sid experimental)	# the most stable one first
 orig=$out/linux.orig
 tmp=$out/linux.tmp
-linux=$out/linux
 export QUILT_PATCHES=patches QUILT_SERIES=series QUILT_PC=.pc
 
 # ---- the source ----
@@ -120,11 +119,6 @@ unpack()
 
 # ---- the series and our files, in $tmp ----
 
-series()
-{
-	sed 's/#.*//; /^[[:space:]]*$/d; s/[[:space:]].*//' "$top/patches/series" 2>/dev/null || true
-}
-
 # $tmp holds only the files that the series touches: patched, with quilt's .pc.
 apply()
 {
@@ -137,9 +131,8 @@ apply()
 	[ -n "$(series)" ] || return 0
 	for patch in $(series); do
 		[ -f "$top/patches/$patch" ] || die "patches/series names $patch, which doesn't exist"
-		sed -n 's,^\(---\|+++\) [^/[:space:]]*/\([^[:space:]]*\).*,\2,p' "$top/patches/$patch"
-	done | sort -u |
-		rsync -lp --files-from=- --ignore-missing-args "$orig/" "$tmp/"
+	done
+	patched_files | rsync -lp --files-from=- --ignore-missing-args "$orig/" "$tmp/"
 	if (cd "$tmp" && quilt --quiltrc - push -a --fuzz=0) >"$log" 2>&1; then
 		rm "$log"
 		return

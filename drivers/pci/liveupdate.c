@@ -1702,8 +1702,8 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * Context: called from .preserve of a file handler that was registered with
  * pci_liveupdate_register_flb(), not with a device lock held. May sleep.
  *
- * Return: 0, or
- *
+ * Return:
+ * * 0: it is preserved
  * * -EOPNOTSUPP: live update is off
  * * -EBUSY: @dev is outgoing already, or the table has been handed over
  * * -EINVAL: a kind of device that can't be preserved; a warning says why
@@ -1864,7 +1864,7 @@ size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
 	struct pci_state_ser *ser = buf;
 	struct pci_cap_ser *out;
 
-	for (cap = state->cap; cap->size;
+	for (cap = (const void *)state->caps; cap->size;
 	     cap = (void *)cap + sizeof(*cap) + cap->size)
 		need += sizeof(*out) + cap->size;
 
@@ -1875,7 +1875,7 @@ size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
 	memcpy(ser->config, state->config_space, sizeof(ser->config));
 
 	out = (void *)ser->caps;
-	for (cap = state->cap; cap->size;
+	for (cap = (const void *)state->caps; cap->size;
 	     cap = (void *)cap + sizeof(*cap) + cap->size) {
 		out->id = cap->cap_nr;
 		out->extended = cap->cap_extended;
@@ -1925,7 +1925,7 @@ struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size)
 
 	memcpy(state->config_space, ser->config, sizeof(ser->config));
 
-	cap = state->cap;
+	cap = (void *)state->caps;
 	for (in = (const void *)ser->caps; in->id;
 	     in = (const void *)in->data + in->size) {
 		cap->cap_nr = in->id;

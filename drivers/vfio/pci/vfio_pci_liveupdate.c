@@ -55,11 +55,14 @@
 
 #include "vfio_pci_priv.h"
 
+/* What tells vfio-pci's devices from those of variant drivers */
+static const struct vfio_device_ops *vfio_pci_device_ops;
+
 static struct vfio_pci_core_device *vfio_pci_from_file(struct file *file)
 {
 	struct vfio_device *device = vfio_cdev_from_file(file);
 
-	if (!device || device->ops != &vfio_pci_ops)
+	if (!device || device->ops != vfio_pci_device_ops)
 		return NULL;
 
 	return container_of(device, struct vfio_pci_core_device, vdev);
@@ -217,7 +220,7 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 	if (ret)
 		return ret;
 
-	file = vfio_cdev_getfile(&pdev->dev, &vfio_pci_ops);
+	file = vfio_cdev_getfile(&pdev->dev, vfio_pci_device_ops);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 
@@ -307,14 +310,17 @@ static struct liveupdate_file_handler vfio_pci_liveupdate_handler = {
 
 /**
  * vfio_pci_liveupdate_register - Register the file handler
+ * @ops: operations of vfio-pci's devices
  *
  * Context: module initialisation. May sleep.
  * Return: 0, also if live update is off; or the error of
  * liveupdate_register_file_handler() or pci_liveupdate_register_flb().
  */
-int vfio_pci_liveupdate_register(void)
+int vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
 {
 	int ret;
+
+	vfio_pci_device_ops = ops;
 
 	ret = liveupdate_register_file_handler(&vfio_pci_liveupdate_handler);
 	if (ret)

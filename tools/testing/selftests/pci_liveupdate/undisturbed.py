@@ -70,7 +70,7 @@ INCIDENTS = {
     # other, which gets new ones. That the VMM misses 04:00.0 is because it counts NICs.
     "lost-bridge": Incident(
         answers={"Starting new kernel": ["stop", "o/w 0xcf8 0x80020018", "o/w 0xcfc 0",
-                                "o/w 0xcf8 0x80020818", "o/w 0xcfc 0", "cont"]},
+                                         "o/w 0xcf8 0x80020818", "o/w 0xcfc 0", "cont"]},
         changes=("kernel 2 0000:02:00.0 xio3130-downstream: Primary Bus (0x18) 0x2 -> 0x0",
                  "kernel 2 0000:02:00.0 xio3130-downstream: Secondary Bus (0x19) 0x3 -> 0x0",
                  "kernel 2 0000:02:00.0 xio3130-downstream: Subordinate Bus (0x1a) 0x3 -> 0x0",

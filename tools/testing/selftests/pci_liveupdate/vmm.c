@@ -53,7 +53,7 @@
 #define DMA_PAGE	4096
 #define MEMORY_SIZE	(8U << 20)
 #define NR_DMA_PAGES	(MEMORY_SIZE / DMA_PAGE)
-#define IOVA_BASE	(1ULL << 32)
+#define IOVA_BASE	0x100000000ULL
 
 #define NR_MTA		128		/* the multicast table: 128 registers */
 #define ETHERTYPE	0x88b5		/* for local experiments */
@@ -798,7 +798,7 @@ static void mark(void)
 	mark_trace();
 }
 
-static void preserve(int session)
+static void preserve_nics(int session)
 {
 	for_each_nic(nic) {
 		if (nic->driver)
@@ -830,7 +830,7 @@ static void stage1(void)
 
 	session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
 	mark();
-	preserve(session);
+	preserve_nics(session);
 	say("preserved");
 	disturb();
 	load_kernel(options.kernel, options.initrd, options.append);

@@ -446,7 +446,8 @@ def cpio(path, gen_init_cpio, files):
     """files: name in the archive and the file it comes from"""
     entries = [f"dir /{name} 755 0 0" for name in ("bin", "dev", "proc", "sys")]
     entries += ["nod /dev/console 600 0 0 c 5 1"]
-    entries += [f"slink /bin/{name} busybox 777 0 0" for name in ("ls", "mount", "reboot", "sleep", "wc")]
+    entries += [f"slink /bin/{name} busybox 777 0 0"
+                for name in ("ls", "mount", "reboot", "sleep", "wc")]
     entries += [f"file {name} {source} 755 0 0" for name, source in files.items()]
     with open(f"{path}.list", "w") as file:
         file.write("\n".join(entries) + "\n")

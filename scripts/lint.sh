@@ -1,0 +1,190 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the kernel's own checkers and Debian's say about the series, our files and these
+# scripts. A finding of checkpatch may stay if the commit message names its type, and
+# says why.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+series=$out/lint/series
+selftest=$top/tools/testing/selftests/pci_liveupdate
+
+# Somebody has to sign off what nobody mails
+export GIT_AUTHOR_NAME=lint GIT_AUTHOR_EMAIL=lint@example.com
+export GIT_COMMITTER_NAME=lint GIT_COMMITTER_EMAIL=lint@example.com
+
+# Files that are in no kernel tree
+tooling()
+{
+	cd "$top"
+	find .ci Makefile README.md patches/cover-letter scripts -type f ! -name '*.pyc'
+}
+
+sources()
+{
+	our_files | grep '\.[ch]$'
+}
+
+checkpatch()
+{
+	local patch types failed=0
+
+	cd "$linux"
+	for patch in "$series"/*.patch; do
+		[[ $patch != */0000-* ]] || continue
+		types=$(sed '/^---$/,$d' "$patch" | grep -oE '\b[A-Z]+(_[A-Z]+)+\b' | paste -sd ,) || true
+		perl scripts/checkpatch.pl --strict --terse --no-summary --show-types \
+			${types:+--ignore "$types"} "$patch" || failed=1
+	done
+	return $failed
+}
+
+kernel_doc()
+{
+	cd "$linux"
+	sources | xargs tools/docs/kernel-doc -none -Wall -Werror
+}
+
+# The words are names: "ser" is serialized data in all of Live Update, HDA a bus
+spelling()
+{
+	local names=(--ignore-words-list "ser,hda") failed=0
+
+	cd "$top"
+	{ our_files; tooling; } | xargs codespell "${names[@]}" || failed=1
+	# Function names in hunk headers are cut off
+	sed 's/^@@.*//' patches/*.patch | codespell "${names[@]}" - || failed=1
+	return $failed
+}
+
+shell()
+{
+	cd "$top"
+	{ our_files; tooling; } | xargs grep -lE '^#! ?/bin/(ba|busybox )?sh' |
+		xargs shellcheck --severity=warning --external-sources --source-path=SCRIPTDIR
+}
+
+python()
+{
+	cd "$top"
+	{ our_files; tooling; } | grep '\.py$' | xargs flake8 --max-line-length=100
+}
+
+# Each of our files belongs to our entry, which itself is in order
+maintainers()
+{
+	local file entry sections failed=0
+
+	# Its self-test wants git
+	cd "$out/series.git"
+	while read -r file; do
+		sections=$(perl "$linux/scripts/get_maintainer.pl" --no-tree --no-git \
+			--no-git-fallback --sections -f "$file")
+		grep -qx 'PCI LIVE UPDATE' <<<"$sections" ||
+			{ echo "MAINTAINERS: not in PCI LIVE UPDATE: $file"; failed=1; }
+	done < <(our_files)
+	entry=$(grep -nx 'PCI LIVE UPDATE' MAINTAINERS | cut -d: -f 1)
+	! perl "$linux/scripts/get_maintainer.pl" --no-tree --self-test=sections,patterns 2>&1 |
+		awk -F: -v first="$entry" '$2 >= first && $2 < first + 20' | grep . || failed=1
+	perl "$linux/scripts/parse-maintainers.pl" --order --output="$out/lint/MAINTAINERS"
+	diff <(entry MAINTAINERS) <(entry "$out/lint/MAINTAINERS") || failed=1
+	return $failed
+}
+
+# With its neighbours' names
+entry()
+{
+	grep -E '^[A-Z].*:\s|^$' -v "$1" | grep -C 1 -x 'PCI LIVE UPDATE'
+	sed -n '/^PCI LIVE UPDATE$/,/^$/p' "$1"
+}
+
+# The debug configuration has all of our files
+compile()
+{
+	local dir=$out/build-lint objects
+
+	mkdir -p "$dir"
+	mapfile -t objects < <(our_files | sed -n 's,^\(drivers\|samples\)\(.*\)\.c$,\1\2.o,p')
+	# A warning appears only when a file is compiled
+	(cd "$dir" && rm -f "${objects[@]}")
+	configure "$dir" "$selftest"/config{,.x86_64,.debug}
+	build "$dir" W=1 C=2 CF="$sparse_flags" "${objects[@]}"
+	! grep -iE 'warning: |error: ' "$dir/config.log" "$dir/build.log"
+}
+
+# Our pages, with those that they link to: "make htmldocs SPHINXDIRS=..." would not
+# find pages of other directories.
+htmldocs()
+{
+	local docs=$out/lint/docs source=$out/lint/docs/Documentation
+
+	rm -rf "$docs"
+	mkdir -p "$source"
+	# What Sphinx reads, and what our pages include
+	ln -s "$linux"/{MAINTAINERS,samples} "$docs"
+	cd "$linux/Documentation"
+	{
+		our_files | sed -n 's,^Documentation/,,p'
+		printf '%s\n' {core,userspace}-api/liveupdate.rst core-api/kho/{index,abi}.rst \
+			admin-guide/mm/kho.rst mm/memfd_preservation.rst
+	} | xargs cp --parents -t "$source"
+	{
+		printf '%s\n' 'Live update' =========== '' '.. toctree::' ''
+		(cd "$source" && find . -name '*.rst' -printf '   %P\n' | sort)
+	} >"$docs/index"
+	mv "$docs/index" "$source/index.rst"
+	cd "$linux"
+	srctree=$linux sphinx-build -q -W --keep-going -b html -c Documentation \
+		-D kerneldoc_srctree="$linux" -D version= -D release= "$source" "$docs/html"
+}
+
+# What the code may log has an explanation on one of our pages. Formats are cut at what
+# is filled in.
+messages()
+{
+	local text failed=0
+
+	cd "$top"
+	our_files | grep '^Documentation.*rst$' | xargs cat | tr -s '[:space:]' ' ' >"$out/lint/pages"
+	while read -r text; do
+		grep -qF -- "$text" "$out/lint/pages" ||
+			{ echo "not in Documentation: $text"; failed=1; }
+	done < <({ our_files | grep '^drivers.*\.c$' | grep -v /tests/ | xargs cat;
+		   sed -n 's/^+//p' patches/*.patch; } |
+		perl -0777 -ne '
+			while (/\b(?:(?:pci|pr)_(?:warn|err|info)|pci_quiesce|abandon)\([^";]*"([^"]*)"/g) {
+				print map { "$_\n" } grep { length > 12 }
+					split /\\n|%[-#0-9.]*(?:p[A-Z]*|l*[a-z])/, $1
+			}')
+	return $failed
+}
+
+n=0
+failed=0
+
+run()
+{
+	local result=ok
+
+	"$2" 2>&1 | sed -u 's/^/# /' || { result="not ok"; failed=1; }
+	n=$((n + 1))
+	echo "$result $n - $1"
+}
+
+mkdir -p "$out/lint"
+lock "$out/lint"
+"$top/scripts/tree.sh" | sed -u 's/^/# /'
+"$top/scripts/series.sh" "$series" | sed -u 's/^/# /'
+echo 1..9
+run "checkpatch.pl --strict" checkpatch
+run "kernel-doc -Wall" kernel_doc
+run "gcc W=1, sparse" compile
+run "MAINTAINERS" maintainers
+run "sphinx" htmldocs
+run "messages are documented" messages
+run "codespell" spelling
+run "shellcheck" shell
+run "flake8" python
+exit $failed

@@ -1,0 +1,70 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# With PCI_LIVEUPDATE=n, each object in the directories that the series touches is what
+# the unpatched kernel has there: same code, same data, same symbols.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+selftest=$top/tools/testing/selftests/pci_liveupdate
+work=$out/off
+# A fix and two exports, whatever the option says
+not_ours='kernel/liveupdate/luo_(session|file).o'
+
+compile()	# SOURCE DIR
+{
+	local linux=$1 dir=$2 targets
+
+	mkdir -p "$dir"
+	mapfile -t targets < <(patched_directories)
+	configure "$dir" "$selftest"/config{,.x86_64} "$work/config"
+	# What ccache does with paths would be seen in __FILE__. gcc orders functions by who
+	# refers to them: give each a section of its own.
+	CCACHE_BASEDIR="" build "$dir" KCFLAGS="-ffunction-sections -fdata-sections" \
+		"${targets[@]}"
+}
+
+objects()
+{
+	cd "$1"
+	patched_directories | while read -r dir; do
+		find "$dir" -name '*.o'
+	done | sort
+}
+
+# contents OBJECT: its sections with their relocations, one in a line, in no order. The
+# numbers in names count what came before, which can be a line that generates no code.
+contents()
+{
+	(cd "$1" && objdump --full-contents --reloc "$2") |
+		sed -E 's/(__UNIQUE_ID_[A-Za-z_0-9]*_|CSWTCH\.)[0-9]+/\1/g' |
+		awk '/^(Contents of section|RELOCATION RECORDS)/ { print "" } { printf "%s|", $0 }' |
+		sort
+}
+
+compare()
+{
+	local object failed=0
+
+	diff <(objects "$work/old") <(objects "$work/new") || failed=1
+	comm -23 <(patched_files | sed -n 's/c$/o/p') <(objects "$work/new") |
+		sed 's/^/not compiled: /' | grep . && failed=1
+	say "comparing $(objects "$work/new" | wc -l) objects"
+	while read -r object; do
+		[[ ! $object =~ ^$not_ours$ ]] || continue
+		cmp -s <(contents "$work/old" "$object") <(contents "$work/new" "$object") ||
+			{ echo "differs: $object"; failed=1; }
+	done < <(objects "$work/new")
+	return $failed
+}
+
+"$top/scripts/tree.sh" | sed -u 's/^/# /'
+lock "$work"
+mkdir -p "$work"
+{ patched_config; echo '# CONFIG_PCI_LIVEUPDATE is not set'; } >"$work/config"
+for tree in old new; do
+	[ $tree = old ] && source=$out/linux.orig || source=$out/linux
+	(compile "$source" "$work/$tree") | sed -u 's/^/# /'
+done
+compare

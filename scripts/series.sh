@@ -1,0 +1,84 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Write the series as it is mailed to out/series, or to the directory given: a cover
+# letter, and a patch for each of patches/. "Files:" in a patch's header names those of
+# our files that come with it. Author and Signed-off-by are git's user.name and
+# user.email.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+series=$(realpath -m "${1:-$out/series}")
+# Only the files that the series touches: what git am takes depends on nothing else
+repo=$out/series.git
+cover=$top/patches/cover-letter
+
+# field NAME PATCH: a field of the header
+field()
+{
+	sed -n "/^\$/q; s/^$1: //p" "$top/patches/$2"
+}
+
+# What the commit says: the subject, and what stands between the header and "---"
+message()
+{
+	field Subject "$1"
+	echo
+	sed '1,/^$/d; /^---$/,$d' "$top/patches/$1"
+}
+
+# Copy those of our files that come with a patch
+bring()
+{
+	local pattern file
+
+	for pattern in $(field Files "$1"); do
+		our_files | while read -r file; do
+			# shellcheck disable=SC2053 # a glob
+			[[ $file == $pattern ]] || continue
+			[ ! -e "$file" ] || die "$file comes with $1, and with a patch before it"
+			(cd "$top" && cp --parents "$file" "$repo")
+		done
+	done
+}
+
+commit()
+{
+	git add -A
+	git commit -q "$@"
+}
+
+# The result must be what is built and tested
+check()
+{
+	local file
+
+	patched_files | cat - <(our_files) | while read -r file; do
+		[ -e "$file" ] || die "no patch in patches/ names $file in its Files:"
+		cmp "$file" "$out/linux/$file" ||
+			die "$file isn't what is in out/linux"
+	done
+}
+
+"$top/scripts/tree.sh"
+lock "$out/linux" --shared
+lock "$repo"
+rm -rf "$repo"
+git init -q -b series "$repo"
+cd "$repo"
+set -f	# patterns are for bring()
+patched_files | rsync -lp --files-from=- "$out/linux.orig/" .
+commit -m "$(cat "$out/linux.orig.id")"
+for patch in $(series); do
+	git apply --index "$top/patches/$patch"
+	bring "$patch"
+	message "$patch" | commit -s -F -
+done
+check
+
+git config branch.series.description "$(cat "$cover")"
+rm -rf "$series"
+git format-patch -q --cover-letter --cover-from-description=subject -o "$series" \
+	"$(git rev-list --max-parents=0 series)..series"
+say "$(find "$series" -name '*.patch' | wc -l) mails in $series, for $(cat "$out/linux.orig.id")"
