@@ -42,10 +42,19 @@ fragment()	# BUILD
 {
 	patched_config
 	case $1 in
-	off)	echo '# CONFIG_PCI_LIVEUPDATE is not set' ;;
-	module | clang)
-		printf '%s\n' CONFIG_MODULES=y CONFIG_{IOMMUFD,VFIO,VFIO_PCI}=m ;;
+	on)	printf 'CONFIG_%s=y\n' KUNIT PCI_LIVEUPDATE_KUNIT_TEST ;;
+	off)	printf '# CONFIG_%sPCI_LIVEUPDATE is not set\n' '' SAMPLE_ ;;
+	*)	printf 'CONFIG_%s=m\n' IOMMUFD VFIO VFIO_PCI ;;
 	esac
+}
+
+# Directories with code, as far as they are there already
+directories()
+{
+	patched_directories
+	our_files | sed -n 's,^\(samples/.*/\)[^/]*\.c$,\1,p' | sort -u | while read -r dir; do
+		[ ! -d "$dir" ] || echo "$dir"
+	done
 }
 
 # With all patches applied, as the options aren't there before
@@ -75,10 +84,10 @@ compile()	# BUILD
 		kmake "$dir" olddefconfig >"$dir/step.log" 2>&1 ||
 			{ cat "$dir/step.log"; return 1; }
 	fi
-	mapfile -t targets < <(patched_directories)
+	mapfile -t targets < <(directories)
 	(build "$dir" W=1 C=1 CF="$sparse_flags" "${targets[@]}") >"$dir/step.log" 2>&1 ||
 		{ grep -E 'error|Error|undefined' "$dir/build.log"; return 1; }
-	sed -nE 's/^(.*\.[chS]):[0-9:]+ ((warning|error): .*)/\1: \2/p' "$dir/build.log" | sort -u
+	findings "$dir" | sed -E 's/:[0-9:]+ (warning|error): /: \1: /' | sort -u
 }
 
 step()

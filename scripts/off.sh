@@ -9,8 +9,8 @@ set -euo pipefail
 
 selftest=$top/tools/testing/selftests/pci_liveupdate
 work=$out/off
-# A fix and two exports, whatever the option says
-not_ours='kernel/liveupdate/luo_(session|file).o'
+# A fix, exports, and a function for KHO, whatever the option says
+not_ours='kernel/liveupdate/(luo_session|luo_file|kexec_handover).o'
 
 compile()	# SOURCE DIR
 {
@@ -62,7 +62,7 @@ compare()
 "$top/scripts/tree.sh" | sed -u 's/^/# /'
 lock "$work"
 mkdir -p "$work"
-{ patched_config; echo '# CONFIG_PCI_LIVEUPDATE is not set'; } >"$work/config"
+{ patched_config; printf '# CONFIG_%sPCI_LIVEUPDATE is not set\n' '' SAMPLE_; } >"$work/config"
 for tree in old new; do
 	[ $tree = old ] && source=$out/linux.orig || source=$out/linux
 	(compile "$source" "$work/$tree") | sed -u 's/^/# /'

@@ -599,7 +599,7 @@ static void finish_outlived(void)
 	close(old);
 }
 
-static void finish(void)
+static void finish_devices(void)
 {
 	check_luo(luo_session_finish(session), "finish session", SESSION);
 	close(session);
@@ -656,7 +656,7 @@ static void stage2(void)
 	}
 	remove_last("retrieved", "remove");
 	remove_last("used", "driver/unbind");
-	finish();
+	finish_devices();
 
 	for_each_device(dev) {
 		if (dev->buffer && !is_removed(dev))
