@@ -122,7 +122,7 @@ clean_tree
 rm -f "$work"/series/0000-*
 git am -q "$work"/series/*.patch
 step configure_build
-different=$(rsync -rlpcni --delete --exclude=/.git --exclude=/.pc --exclude=/patches "$out/linux/" .)
+different=$(rsync -rlpmcni --delete --exclude=/.git --exclude=/.pc --exclude=/patches "$out/linux/" .)
 [ -z "$different" ] || die "git am doesn't make what is in out/linux:" "$different"
 
 git reset -q --hard base
