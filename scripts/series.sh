@@ -67,6 +67,10 @@ lock "$repo"
 rm -rf "$repo"
 git init -q -b series "$repo"
 cd "$repo"
+# Also if they are set for this repository only
+for key in user.name user.email; do
+	! value=$(git -C "$top" config $key) || git config $key "$value"
+done
 set -f	# patterns are for bring()
 patched_files | rsync -lp --files-from=- "$out/linux.orig/" .
 commit -m "$(cat "$out/linux.orig.id")"
