@@ -1641,6 +1641,33 @@ static void quarantine(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_bus_numbers());
 }
 
+/* A table that would be all right if it began where a page does. */
+static void quarantine_unaligned(struct kunit *test)
+{
+	const unsigned int shift = sizeof(u64);
+	struct fake_host *host = fake_tree(test);
+	struct fake_table *table;
+	void *page;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+
+	table = fake_handover(test);
+	page = fake_table_ser(table);
+	memmove(page + shift, page, sizeof(struct pci_ser));
+	fake_retrieve(fake_table_pa(table) + shift);
+	KUNIT_EXPECT_TRUE(test, pci_incoming.quarantined);
+	fake_finish();
+
+	table = fake_handover(test);
+	page = fake_table_block(table, 0);
+	memmove(page + shift, page, KHO_BLOCK_SIZE - shift);
+	fake_table_ser(table)->devices += shift;
+	fake_retrieve(fake_table_pa(table));
+	KUNIT_EXPECT_TRUE(test, pci_incoming.quarantined);
+	fake_finish();
+}
+
 /* No table at all: nothing is kept, nothing is stopped. */
 static void no_table(struct kunit *test)
 {
@@ -2862,6 +2889,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(two_updates_in_a_row),
 	KUNIT_CASE(remove_both),
 	KUNIT_CASE(quarantine),
+	KUNIT_CASE(quarantine_unaligned),
 	KUNIT_CASE(no_table),
 	KUNIT_CASE(write_golden_table),
 	KUNIT_CASE(read_golden_table),
