@@ -17,6 +17,7 @@ debug=(
 	DEBUG_ATOMIC_SLEEP DEBUG_KERNEL DEBUG_LIST FAILSLAB FAIL_PAGE_ALLOC FAULT_INJECTION
 	FAULT_INJECTION_DEBUG_FS KASAN KASAN_INLINE KASAN_VMALLOC PROVE_LOCKING
 	UBSAN UBSAN_BOUNDS UBSAN_SHIFT
+	UNWINDER_FRAME_POINTER	# KASAN unwinds a lot
 )
 
 # What kmake() does, for a make that kunit.py calls
@@ -29,6 +30,8 @@ kunit()
 	local option options=(
 		--arch=x86_64 --build_dir="$build" --timeout=900
 		--kunitconfig=drivers/pci/tests/.kunitconfig
+		# A busy machine may starve the timer; a panic needn't wait for the timeout
+		--kernel_args=no_timer_check --kernel_args=panic=-1
 		--make_options=CC="ccache gcc" --make_options=HOSTCC="ccache gcc"
 	)
 

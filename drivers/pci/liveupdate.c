@@ -589,7 +589,7 @@ static unsigned long pci_bus_key(u32 domain, u8 bus)
 
 static bool pci_ser_address_ok(u64 pa)
 {
-	return pa && PAGE_ALIGNED(pa) && kho_is_preserved_page(pa);
+	return PAGE_ALIGNED(pa) && kho_is_preserved_page(pa);
 }
 
 /*

@@ -457,8 +457,13 @@ static void fake_finish(void)
 		liveupdate_flb_put_incoming(&pci_liveupdate_flb);
 }
 
+/* As a driver does whose last file is closed. */
 static void fake_file_unpreserve(void)
 {
+	struct pci_dev *dev = NULL;
+
+	for_each_pci_dev(dev)
+		pci_liveupdate_unpreserve(dev);
 	if (pci_outgoing.ser)
 		luo_flb_file_unpreserve(&fake_handler);
 }
@@ -794,6 +799,7 @@ static void preserve_deep_chain(struct kunit *test)
 /* Four slots are freed and used again in each of the 24 orders. */
 static void reuse_slots(struct kunit *test)
 {
+	const size_t unused = offsetof(struct pci_dev_ser, next_free);
 	struct fake_host *host = fake_wide(test, 4);
 	struct pci_dev_ser *slot[4];
 
@@ -816,9 +822,7 @@ static void reuse_slots(struct kunit *test)
 			pci_liveupdate_unpreserve(dev);
 			/* Nothing that was there is left but the way to the next */
 			KUNIT_EXPECT_EQ(test, 0, slot[i]->refcount);
-			KUNIT_EXPECT_NULL(test,
-					  memchr_inv(slot[i], 0, offsetof(struct pci_dev_ser,
-									  next_free)));
+			KUNIT_EXPECT_NULL(test, memchr_inv(slot[i], 0, unused));
 		}
 		KUNIT_EXPECT_EQ(test, 5, nr_slots());
 		KUNIT_EXPECT_EQ(test, 5, nr_free_slots());
@@ -1072,7 +1076,7 @@ static void unpreserve_forgotten(struct kunit *test)
 
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
-	fake_file_unpreserve();
+	luo_flb_file_unpreserve(&fake_handler);
 
 	KUNIT_EXPECT_EQ(test, 0, nr_references(test, host, LEFT_0));
 	KUNIT_EXPECT_EQ(test, 0, nr_references(test, host, BRIDGE_LEFT));
@@ -1635,6 +1639,33 @@ static void quarantine(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, pci_incoming.quarantined);
 	fake_file_unpreserve();
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_bus_numbers());
+}
+
+/* A table that would be all right if it began where a page does. */
+static void quarantine_unaligned(struct kunit *test)
+{
+	const unsigned int shift = sizeof(u64);
+	struct fake_host *host = fake_tree(test);
+	struct fake_table *table;
+	void *page;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+
+	table = fake_handover(test);
+	page = fake_table_ser(table);
+	memmove(page + shift, page, sizeof(struct pci_ser));
+	fake_retrieve(fake_table_pa(table) + shift);
+	KUNIT_EXPECT_TRUE(test, pci_incoming.quarantined);
+	fake_finish();
+
+	table = fake_handover(test);
+	page = fake_table_block(table, 0);
+	memmove(page + shift, page, KHO_BLOCK_SIZE - shift);
+	fake_table_ser(table)->devices += shift;
+	fake_retrieve(fake_table_pa(table));
+	KUNIT_EXPECT_TRUE(test, pci_incoming.quarantined);
+	fake_finish();
 }
 
 /* No table at all: nothing is kept, nothing is stopped. */
@@ -2272,6 +2303,7 @@ struct oracle {
 	struct fake_table *table;
 	unsigned long visited[BITS_TO_LONGS(64)];
 	const struct pci_dev_ser *recs[1024];
+	int above[1024];
 	unsigned int nr;
 };
 
@@ -2355,32 +2387,33 @@ static bool oracle_record(const struct pci_dev_ser *rec)
 	       rec->subordinate >= rec->secondary;
 }
 
-/* The bridge right above a record; NULL for one on a root bus. */
-static const struct pci_dev_ser *oracle_above(struct oracle *o,
-					      const struct pci_dev_ser *rec)
+/* The bridge right above each record; -1 for one on a root bus. */
+static void oracle_look_up(struct oracle *o)
 {
 	for (unsigned int i = 0; i < o->nr; i++) {
-		if (oracle_is_bridge(o->recs[i]) &&
-		    o->recs[i]->domain == rec->domain &&
-		    o->recs[i]->secondary == rec->bdf >> 8)
-			return o->recs[i];
+		o->above[i] = -1;
+		for (unsigned int j = 0; j < o->nr; j++) {
+			if (oracle_is_bridge(o->recs[j]) &&
+			    o->recs[j]->domain == o->recs[i]->domain &&
+			    o->recs[j]->secondary == o->recs[i]->bdf >> 8)
+				o->above[i] = j;
+		}
 	}
-	return NULL;
 }
 
-static bool oracle_is_above(struct oracle *o, const struct pci_dev_ser *bridge,
-			    const struct pci_dev_ser *rec)
+static bool oracle_is_above(struct oracle *o, int bridge, int rec)
 {
-	while ((rec = oracle_above(o, rec))) {
-		if (rec == bridge)
-			return true;
-	}
-	return false;
+	do {
+		rec = o->above[rec];
+	} while (rec >= 0 && rec != bridge);
+
+	return rec == bridge;
 }
 
 /* Compare each record with each other. */
-static bool oracle_bridge(struct oracle *o, const struct pci_dev_ser *bridge)
+static bool oracle_bridge(struct oracle *o, unsigned int n)
 {
+	const struct pci_dev_ser *bridge = o->recs[n];
 	unsigned int nr = 0;
 
 	for (unsigned int i = 0; i < o->nr; i++) {
@@ -2393,7 +2426,7 @@ static bool oracle_bridge(struct oracle *o, const struct pci_dev_ser *bridge)
 			return false;
 		inside = rec->bdf >> 8 >= bridge->secondary &&
 			 rec->bdf >> 8 <= bridge->subordinate;
-		below = oracle_is_above(o, bridge, rec);
+		below = oracle_is_above(o, n, i);
 		if (inside != below)
 			return false;
 		if (below && oracle_is_bridge(rec) &&
@@ -2415,6 +2448,7 @@ static bool oracle_says_consistent(struct oracle *o, u64 pa)
 		if (!oracle_record(o->recs[i]))
 			return false;
 	}
+	oracle_look_up(o);
 	for (unsigned int i = 0; i < o->nr; i++) {
 		for (unsigned int j = 0; j < i; j++) {
 			if (o->recs[i]->bdf == o->recs[j]->bdf &&
@@ -2423,7 +2457,7 @@ static bool oracle_says_consistent(struct oracle *o, u64 pa)
 		}
 	}
 	for (unsigned int i = 0; i < o->nr; i++) {
-		if (oracle_is_bridge(o->recs[i]) && !oracle_bridge(o, o->recs[i]))
+		if (oracle_is_bridge(o->recs[i]) && !oracle_bridge(o, i))
 			return false;
 	}
 	return true;
@@ -2431,7 +2465,7 @@ static bool oracle_says_consistent(struct oracle *o, u64 pa)
 
 /* Hostile tables: making them */
 
-#define TABLES_PER_TOPOLOGY	500
+#define TABLES_PER_TOPOLOGY	1000
 #define MAX_BRIDGES		16
 
 static u32 pick(struct rnd_state *rnd, u32 below)
@@ -2704,19 +2738,19 @@ static u64 damage(struct rnd_state *rnd, struct fake_table *table)
 		nr += fake_table_block(table, i - 1)->count;
 
 	for (int times = pick(rnd, 4); times; times--) {
-		struct pci_dev_ser *rec = fake_table_rec(table, pick(rnd, nr));
 		u32 what = pick(rnd, 32);
 
+		/* Nothing but the head if no device is preserved */
 		if (!what)
 			pa = pick_address(rnd, table);
-		else if (what < 4)
+		else if (what < 4 || !nr)
 			damage_ser(rnd, table);
 		else if (what < 8)
 			damage_block(rnd, table);
 		else if (what < 12)
-			damage_bit(rnd, rec);
+			damage_bit(rnd, fake_table_rec(table, pick(rnd, nr)));
 		else
-			damage_record(rnd, table, rec,
+			damage_record(rnd, table, fake_table_rec(table, pick(rnd, nr)),
 				      fake_table_rec(table, pick(rnd, nr)));
 	}
 	return pa;
@@ -2799,14 +2833,13 @@ static void hostile_tables(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, o);
 	err = kunit_add_action_or_reset(test, set_console, level);
 	KUNIT_ASSERT_EQ(test, 0, err);
+	/* Not a message for each device and for each table, but if it crashes */
+	console_loglevel = LOGLEVEL_CRIT + 1;
 
 	while (res.nr_tables < nr_tables) {
 		struct fake_image *image;
 
-		/* Not a message for each device and for each table */
-		console_loglevel = CONSOLE_LOGLEVEL_MIN + 3;
 		image = fake_image(test, seed / TABLES_PER_TOPOLOGY);
-		console_loglevel = CONSOLE_LOGLEVEL_SILENT;
 		do {
 			try_table(test, image, seed++, o, &res);
 			cond_resched();
@@ -2856,6 +2889,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(two_updates_in_a_row),
 	KUNIT_CASE(remove_both),
 	KUNIT_CASE(quarantine),
+	KUNIT_CASE(quarantine_unaligned),
 	KUNIT_CASE(no_table),
 	KUNIT_CASE(write_golden_table),
 	KUNIT_CASE(read_golden_table),
