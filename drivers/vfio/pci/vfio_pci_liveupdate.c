@@ -178,10 +178,27 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 	WRITE_ONCE(vdev->liveupdate.frozen, false);
 }
 
+/* What the previous kernel wrote; NULL if that isn't in memory, as LUO doesn't check. */
+static struct vfio_pci_ser *vfio_pci_get_ser(struct liveupdate_file_op_args *args)
+{
+	u64 pa = args->serialized_data;
+
+	return PAGE_ALIGNED(pa) && page_is_ram(PHYS_PFN(pa)) ? phys_to_virt(pa) : NULL;
+}
+
+/* NULL if it isn't there. A bridge is incoming, too, but has no file. */
 static struct pci_dev *vfio_pci_ser_get_device(const struct vfio_pci_ser *ser)
 {
-	return pci_get_domain_bus_and_slot(ser->domain, PCI_BUS_NUM(ser->bdf),
+	struct pci_dev *pdev;
+
+	pdev = pci_get_domain_bus_and_slot(ser->domain, PCI_BUS_NUM(ser->bdf),
 					   ser->bdf & 0xff);
+	if (pdev && pdev->hdr_type != PCI_HEADER_TYPE_NORMAL) {
+		pci_dev_put(pdev);
+		return NULL;
+	}
+
+	return pdev;
 }
 
 /* NULL if the device had none. */
@@ -239,9 +256,12 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 
 static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 {
-	const struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
+	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
 	struct pci_dev *pdev;
 	int ret;
+
+	if (!ser)
+		return -EINVAL;
 
 	pdev = vfio_pci_ser_get_device(ser);
 	if (!pdev)
@@ -265,10 +285,12 @@ static bool vfio_pci_ser_is_waiting(const struct vfio_pci_ser *ser)
 
 static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 {
+	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
+
 	if (args->retrieve_status > 0 && vfio_cdev_is_bound(args->file))
 		return true;
 
-	return !vfio_pci_ser_is_waiting(phys_to_virt(args->serialized_data));
+	return !ser || !vfio_pci_ser_is_waiting(ser);
 }
 
 /* Undo vfio_pci_liveupdate_probe(), whether somebody has the device open or not. */
@@ -298,7 +320,7 @@ static void vfio_pci_finish(struct liveupdate_file_op_args *args)
 	if (args->retrieve_status > 0)
 		vfio_pci_finish_device(vfio_pci_from_file(args->file));
 
-	kho_restore_free(phys_to_virt(args->serialized_data));
+	kho_restore_free(vfio_pci_get_ser(args));
 }
 
 static const struct liveupdate_file_ops vfio_pci_liveupdate_ops = {
