@@ -39,6 +39,8 @@
 
 #include <libliveupdate.h>
 
+#include "guest.h"
+
 #include "e1000_regs.h"
 #include "e1000_defines.h"
 #include "e1000_82575.h"
@@ -138,48 +140,6 @@ static __u32 ioas_id;
 #define for_each_nic(nic) \
 	for (struct nic *nic = nics; nic < nics + nr_nics; nic++)
 
-#define say(fmt, ...) printf("VMM: " fmt "\n", ##__VA_ARGS__)
-
-#define die(fmt, ...) do { \
-	say("FAIL " fmt, ##__VA_ARGS__); \
-	exit(1); \
-} while (0)
-
-#define die_errno(err, fmt, ...) die(fmt ": %s", ##__VA_ARGS__, strerror(err))
-
-static int check(int ret, const char *what, const char *bdf)
-{
-	if (ret < 0)
-		die_errno(errno, "%s %s", bdf, what);
-	return ret;
-}
-
-/* libliveupdate returns -errno */
-static int check_luo(int ret, const char *what, const char *bdf)
-{
-	if (ret < 0)
-		die_errno(-ret, "%s %s", bdf, what);
-	return ret;
-}
-
-static __u64 now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
-}
-
-/* Call until() every millisecond until it is true. */
-#define wait_for(limit_ms, until, fmt, ...) do { \
-	__u64 end = now_ms() + (limit_ms); \
-	while (!(until)) { \
-		if (now_ms() > end) \
-			die("gave up waiting for " fmt, ##__VA_ARGS__); \
-		usleep(1000); \
-	} \
-} while (0)
-
 /* ---- PCI as sysfs shows it ---- */
 
 static const char *driver_of(const char *dir)
@@ -264,19 +224,6 @@ static void print_header(__u8 *config, bool bridge)
 	printf(" header=");
 	for (int i = 0; i < PCI_STD_HEADER_SIZEOF; i++)
 		printf("%02x", config[i]);
-}
-
-static ssize_t read_config(const char *dir, __u8 *config, size_t size)
-{
-	char path[PATH_MAX + 8];
-	ssize_t length;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/config", dir);
-	fd = check(open(path, O_RDONLY), "open", path);
-	length = check(read(fd, config, size), "read", path);
-	close(fd);
-	return length;
 }
 
 static void report_function(const char *dir, const char *bdf)
@@ -375,14 +322,6 @@ static __u16 read_id(const char *bdf, const char *name)
 	return id;
 }
 
-static void write_text(const char *path, const char *text)
-{
-	int fd = check(open(path, O_WRONLY), "open", path);
-
-	check(write(fd, text, strlen(text)), text, path);
-	close(fd);
-}
-
 static void replug(const char *dir)
 {
 	char path[PATH_MAX + 8];
@@ -395,25 +334,6 @@ static void replug(const char *dir)
 }
 
 /* ---- VFIO and iommufd ---- */
-
-/* The VFIO character device; without an IOMMU it is called noiommu-vfio%d. */
-static bool find_cdev(const char *bdf, char path[PATH_MAX])
-{
-	struct dirent *entry;
-	DIR *dir;
-
-	snprintf(path, PATH_MAX, "/sys/bus/pci/devices/%s/vfio-dev", bdf);
-	dir = opendir(path);
-	if (!dir)
-		return false;
-	do {
-		entry = readdir(dir);
-	} while (entry && !strstr(entry->d_name, "vfio"));
-	if (entry)
-		snprintf(path, PATH_MAX, "/dev/vfio/devices/%s", entry->d_name);
-	closedir(dir);
-	return entry;
-}
 
 static void nic_open(struct nic *nic)
 {
@@ -430,16 +350,6 @@ static struct vfio_region_info region_info(struct nic *nic, __u32 index)
 
 	check(ioctl(nic->fd, VFIO_DEVICE_GET_REGION_INFO, &info), "region info", nic->bdf);
 	return info;
-}
-
-static void nic_bind(struct nic *nic)
-{
-	struct vfio_device_bind_iommufd bind = {
-		.argsz = sizeof(bind),
-		.iommufd = iommufd,
-	};
-
-	check(ioctl(nic->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind), "bind iommufd", nic->bdf);
 }
 
 static void nic_map_bar(struct nic *nic)
@@ -654,7 +564,7 @@ static void hotplug(const char *bdf)
 	snprintf(dir, sizeof(dir), "/sys/bus/pci/devices/%s", bdf);
 	say("plug bdf=%s", bdf);
 	wait_for(5000, try_to_open(&nic, dir), "%s", bdf);
-	nic_bind(&nic);
+	bind_device(nic.fd, iommufd, nic.bdf);
 	nic_map_bar(&nic);
 	nic_enable_dma(&nic);
 	if (nic_read(&nic, E1000_STATUS) == ~0U)
@@ -882,7 +792,7 @@ static void nic_receive(struct nic *nic)
 static void nic_set_up(struct nic *nic)
 {
 	nic_open(nic);
-	nic_bind(nic);		/* VFIO resets the device at first open */
+	bind_device(nic->fd, iommufd, nic->bdf);		/* VFIO resets the device at first open */
 	nic_attach(nic);
 	nic_enable_dma(nic);
 	if (nic->driver)
@@ -919,27 +829,6 @@ static void preserve(int session)
 	}
 }
 
-/*
- * The next kernel gets this one's command line with something appended, and is told
- * which stage it is.
- */
-static void load_kernel(void)
-{
-	char old[1024] = "", cmdline[2048];
-	int cmdline_fd = check(open("/proc/cmdline", O_RDONLY), "open", "/proc/cmdline");
-	int kernel_fd = check(open(options.kernel, O_RDONLY), "open", options.kernel);
-	int initrd_fd = check(open(options.initrd, O_RDONLY), "open", options.initrd);
-
-	check(read(cmdline_fd, old, sizeof(old) - 1), "read", "/proc/cmdline");
-	old[strcspn(old, "\n")] = '\0';
-	snprintf(cmdline, sizeof(cmdline), "%s luo_stage=2 %s", old, options.append);
-	check(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
-		      cmdline, 0), "kexec_file_load", options.kernel);
-	close(cmdline_fd);
-	close(kernel_fd);
-	close(initrd_fd);
-}
-
 static void stage1(void)
 {
 	int luo, session;
@@ -961,7 +850,7 @@ static void stage1(void)
 	preserve(session);
 	say("preserved");
 	disturb();
-	load_kernel();
+	load_kernel(options.kernel, options.initrd, options.append);
 	for_each_nic(nic)
 		report_path(nic->bdf);
 	say("kexec");
@@ -1006,7 +895,7 @@ static void nic_take_back(struct nic *nic, int session)
 		nic_find_packets(nic);
 	if (!nic->preserved)
 		nic_open(nic);
-	nic_bind(nic);
+	bind_device(nic->fd, iommufd, nic->bdf);
 	nic_attach(nic);
 	if (nic->driver)
 		nic_go_on(nic);
