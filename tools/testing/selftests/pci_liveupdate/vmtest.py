@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """A virtual machine whose NICs are watched from outside while its kernel is replaced.
 
-    initramfs(path, gen_init_cpio, kernel, vmm)
+    initramfs(path, gen_init_cpio, kernel, programs)
     with VM(directory, kernel, initrd) as vm:
         vm.wait("VMM: finished", 60)
         vm.end_traffic()
@@ -394,40 +394,22 @@ class VM:
         self.send(last=True)
         self.sending = False
 
-    # -- what the kernels tell each other --
-
-    def pci_table(self):
-        """Address of the outgoing table: struct pci_ser of linux/kho/abi/pci.h."""
-        for address in range(0, RAM, 4096):
-            version, zero, block, count = struct.unpack_from("<IIQQ", self.memory, address)
-            if version != 1 or zero or not count or block % 4096 or not 0 < block < RAM:
-                continue
-            # struct kho_block_header_ser and the first struct pci_dev_ser
-            following, entries, domain = struct.unpack_from("<QQI", self.memory, block)
-            if not following and not domain and entries >= count:
-                return address
-        raise Failure("there is no table of PCI devices in the guest's memory")
-
-    def outdate_pci_table(self):
-        """Make the table one that the next kernel can't read."""
-        self.process.send_signal(signal.SIGSTOP)
-        struct.pack_into("<I", self.memory, self.pci_table(), 99)
-        self.process.send_signal(signal.SIGCONT)
-
     def bad_lines(self):
         return [line for line in self.lines if BAD.search(line.text)]
 
 
 # ---- its contents ----
 
-def build_vmm(source, output, headers):
+PROGRAMS = ["vmm", "faults", "stress"]
+
+
+def build_programs(source, output, headers):
     """source: this directory in a kernel tree; headers: the kernel's, for userspace"""
     made = subprocess.run(["make", "-s", "-C", source, f"OUTPUT={output}",
                            f"KHDR_INCLUDES=-isystem {headers}"],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if made.returncode:
-        raise Failure(f"the guest's program doesn't build:\n{made.stdout}")
-    return f"{output}/vmm"
+        raise Failure(f"the guest's programs don't build:\n{made.stdout}")
 
 
 def busybox():
@@ -452,24 +434,27 @@ def cpio(path, gen_init_cpio, files):
         subprocess.run([gen_init_cpio, f"{path}.list"], stdout=file, check=True)
 
 
-def initramfs(path, gen_init_cpio, kernel, vmm):
-    """The next kernel and its initramfs are in the first one's."""
-    files = {"/init": f"{HERE}/init", "/bin/vmm": vmm, "/bin/busybox": busybox()}
-    cpio(f"{path}.next", gen_init_cpio, files)
-    cpio(path, gen_init_cpio,
-         {**files, "/kernel": kernel, "/initrd.img": f"{path}.next"})
+def initramfs(path, gen_init_cpio, kernel, programs, updates=1):
+    """The next kernel and its initramfs are in the first one's, as often as it takes."""
+    files = {"/init": f"{HERE}/init", "/bin/busybox": busybox()}
+    files |= {f"/bin/{name}": f"{programs}/{name}" for name in PROGRAMS}
+    names = [path] + [f"{path}.{number}" for number in range(2, updates + 2)]
+    cpio(names[-1], gen_init_cpio, files)
+    for name, following in reversed(list(zip(names, names[1:]))):
+        cpio(name, gen_init_cpio, {**files, "/kernel": kernel, "/initrd.img": following})
 
 
-def prepare(out, directory, config):
+def prepare(out, directory, config, updates=1):
     """From what scripts/kernel.sh has built below out: the kernel and its initramfs."""
     build = f"{out}/build-{config}"
     built, kernel = f"{build}/arch/x86/boot/bzImage", f"{directory}/bzImage"
     if not os.path.exists(built):
         raise Failure(f"there is no kernel: make kernel CONFIG={config}")
-    # Both stages are to be of this one, whatever is built meanwhile
+    # All stages are to be of this one, whatever is built meanwhile
     shutil.copy(built, kernel)
-    vmm = build_vmm(f"{out}/linux/tools/testing/selftests/pci_liveupdate",
-                    f"{directory}/guest", f"{build}/usr-headers/include")
+    programs = f"{directory}/guest"
+    build_programs(f"{out}/linux/tools/testing/selftests/pci_liveupdate", programs,
+                   f"{build}/usr-headers/include")
     initrd = f"{directory}/initrd"
-    initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, vmm)
+    initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, programs, updates)
     return kernel, initrd
