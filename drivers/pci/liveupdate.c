@@ -558,7 +558,7 @@ static unsigned long pci_record_key(u32 domain, u16 bdf)
 
 static bool pci_ser_address_ok(u64 pa)
 {
-	return pa && PAGE_ALIGNED(pa) && pfn_valid(PHYS_PFN(pa));
+	return pa && PAGE_ALIGNED(pa) && page_is_ram(PHYS_PFN(pa));
 }
 
 /* kho_block_set_restore() finds loops and bad counts, but trusts addresses. */
