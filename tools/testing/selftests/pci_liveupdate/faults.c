@@ -378,6 +378,18 @@ static void try_finish(struct device *dev)
 	check_bus_master(dev, &finish, running);
 }
 
+/* Waits until nobody uses the device any more */
+static void give_up(struct device *dev)
+{
+	char path[PATH_MAX];
+
+	close(dev->session);
+	if (dev->fd >= 0)
+		close(dev->fd);
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver/unbind", dev->bdf);
+	write_text(path, dev->bdf);
+}
+
 static void take_back(struct device *dev)
 {
 	dev->session = check_luo(luo_retrieve_session(luo, dev->session_name),
@@ -385,9 +397,7 @@ static void take_back(struct device *dev)
 	if (try_retrieve(dev) >= 0)
 		try_bind(dev);
 	try_finish(dev);
-	close(dev->session);
-	if (dev->fd >= 0)
-		close(dev->fd);
+	give_up(dev);
 }
 
 static void stage2(void)

@@ -6,11 +6,14 @@
  *
  * All devices are bound to vfio-pci, and are so again afterwards. The first one has
  * virtual functions, the second is removed while it is preserved, the third is a
- * neighbour, the fourth isn't there: the host plugs it in and unplugs it.
+ * neighbour, the fourth isn't there: the host plugs it in and unplugs it. Then two
+ * attempts to kexec have to be refused.
  *
  * Lines that begin with "VMM:" are for programs, see robust.py.
  */
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/reboot.h>
 #include <sys/wait.h>
 
 #include <linux/kernel.h>
@@ -236,6 +239,67 @@ static int hotplug(void)
 	return 1;
 }
 
+/* ---- a kexec that is refused ---- */
+
+static int set_low_power(int fd, bool on)
+{
+	struct vfio_device_feature feature = {
+		.argsz = sizeof(feature),
+		.flags = VFIO_DEVICE_FEATURE_SET | (on ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
+						    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
+	};
+
+	return ioctl(fd, VFIO_DEVICE_FEATURE, &feature);
+}
+
+static int set_interrupt(int fd, bool on)
+{
+	struct {
+		struct vfio_irq_set set;
+		__s32 eventfd;
+	} irq = {
+		.set = {
+			.argsz = sizeof(irq),
+			.flags = VFIO_IRQ_SET_ACTION_TRIGGER |
+				 (on ? VFIO_IRQ_SET_DATA_EVENTFD : VFIO_IRQ_SET_DATA_NONE),
+			.index = VFIO_PCI_MSI_IRQ_INDEX,
+			.count = on,
+		},
+		.eventfd = on ? eventfd(0, 0) : -1,
+	};
+
+	return ioctl(fd, VFIO_DEVICE_SET_IRQS, &irq);
+}
+
+/* The device that is frozen first, and then not, gives access again. */
+static void refuse_kexec(int fd, int other_fd, int (*set)(int fd, bool on), const char *why)
+{
+	struct vfio_device_info info = { .argsz = sizeof(info) };
+
+	check(set(fd, true), why, physfn);
+	if (!reboot(RB_KEXEC) || errno != EINVAL)
+		die_errno(errno, "kexec in spite of %s", why);
+	check(set(fd, false), why, physfn);
+	check(ioctl(other_fd, VFIO_DEVICE_GET_INFO, &info), why, removed);
+	say("refused why=%s", why);
+}
+
+static void refuse_kexecs(void)
+{
+	int other_fd = check_luo(open_device(removed), "open", removed);
+	int fd = check_luo(open_device(physfn), "open", physfn);
+	int other_session = check_luo(preserve(other_fd, removed), "preserve", removed);
+	int session = check_luo(preserve(fd, physfn), "preserve", physfn);
+
+	load_kernel("/kernel", "/initrd.img", "");
+	refuse_kexec(fd, other_fd, set_low_power, "low-power");
+	refuse_kexec(fd, other_fd, set_interrupt, "interrupt");
+	close(session);
+	close(other_session);
+	close(fd);
+	close(other_fd);
+}
+
 /* ---- all at once ---- */
 
 static struct worker {
@@ -319,6 +383,7 @@ int main(int argc, char *argv[])
 	check(try_attribute(physfn, "sriov_numvfs", "0"), "no more VFs", physfn);
 	restore(removed);
 	restore(neighbour);
+	refuse_kexecs();
 	for (int i = 0; i < ARRAY_SIZE(workers); i++)
 		say("stress work=%s done=%d refused=%d", workers[i].name, counts[i].done,
 		    counts[i].refused);
