@@ -16,6 +16,7 @@
 #include <sys/reboot.h>
 #include <sys/wait.h>
 
+#include <linux/compiler.h>
 #include <linux/kernel.h>
 
 #include <libliveupdate.h>
@@ -305,23 +306,23 @@ static void refuse_kexecs(void)
 static struct worker {
 	const char *name;
 	int (*work)(void);
-	int pause;		/* for at most so many ms, to let others have the locks */
+	int pause;		/* so many times as long at most, to let others have the locks */
 	int refusals[3];	/* that may happen */
 } workers[] = {
-	{ "preserve", preserve_physfn, 10, { EAGAIN, EINVAL } },
-	{ "remove-preserved", remove_preserved, 1000, { EAGAIN } },
-	{ "remove-neighbour", remove_neighbour, 1000, { ENOENT } },
-	{ "unbind-neighbour", unbind_neighbour, 1000, { ENOENT, ENODEV } },
-	{ "set-vfs", set_vfs, 6000, { EBUSY } },
-	{ "rescan", rescan, 2000, { } },
-	{ "read", read_all, 100, { } },
-	{ "hotplug", hotplug, 1000, { } },
+	{ "preserve", preserve_physfn, 1, { EAGAIN, EINVAL } },
+	{ "remove-preserved", remove_preserved, 16, { EAGAIN } },
+	{ "remove-neighbour", remove_neighbour, 16, { ENOENT } },
+	{ "unbind-neighbour", unbind_neighbour, 16, { ENOENT, ENODEV } },
+	{ "set-vfs", set_vfs, 32, { EBUSY } },
+	{ "rescan", rescan, 16, { } },
+	{ "read", read_all, 1, { } },
+	{ "hotplug", hotplug, 2, { } },
 };
 
-struct count {
+static struct count {
 	int done;
 	int refused;
-};
+} *counts;
 
 static bool may_be_refused(struct worker *worker, int err)
 {
@@ -331,9 +332,19 @@ static bool may_be_refused(struct worker *worker, int err)
 	return false;
 }
 
-static void work(struct worker *worker, struct count *count, __u64 end)
+static bool all_done(void)
 {
-	while (now_ms() < end) {
+	for (int i = 0; i < ARRAY_SIZE(workers); i++)
+		if (!READ_ONCE(counts[i].done))
+			return false;
+	return true;
+}
+
+/* On a slow machine until all have done something */
+static void work(struct worker *worker, struct count *count, __u64 end, __u64 limit)
+{
+	while (now_ms() < end || (!all_done() && now_ms() < limit)) {
+		__u64 start = now_ms();
 		int done = worker->work();
 
 		if (done > 0)
@@ -342,16 +353,15 @@ static void work(struct worker *worker, struct count *count, __u64 end)
 			count->refused++;
 		else
 			die_errno(-done, "%s", worker->name);
-		usleep(rand() % (worker->pause * 1000));
+		usleep(rand() % (worker->pause * (now_ms() - start + 1) * 1000));
 	}
 }
 
 int main(int argc, char *argv[])
 {
-	struct count *counts;
 	bool failed = false;
+	__u64 start, length;
 	int status;
-	__u64 end;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc != 6)
@@ -367,11 +377,12 @@ int main(int argc, char *argv[])
 	if (counts == MAP_FAILED)
 		die_errno(errno, "mmap");
 
-	end = now_ms() + atoi(argv[1]) * 1000;
+	start = now_ms();
+	length = atoi(argv[1]) * 1000;
 	for (int i = 0; i < ARRAY_SIZE(workers); i++) {
 		if (!check(fork(), "fork", workers[i].name)) {
 			srand(i);
-			work(&workers[i], &counts[i], end);
+			work(&workers[i], &counts[i], start + length, start + 4 * length);
 			return 0;
 		}
 	}
