@@ -8,6 +8,7 @@ export CONFIG KERNEL
 help:
 	@echo 'make demo                     replace the kernel under a running NIC, in QEMU'
 	@echo 'make check                    all tests'
+	@echo 'make coverage                 lines of ours that the tests reach'
 	@echo 'make kernel [CONFIG=debug]    only build the kernel: out/build-demo, out/build-debug'
 	@echo 'make tree                     only the source, with our changes: out/linux'
 	@echo 'make clean                    remove what was built, keep out/linux'
@@ -30,10 +31,13 @@ demo: kernel
 check: install
 	@scripts/check.sh
 
+coverage: install
+	@scripts/coverage.sh
+
 clean:
 	@[ ! -d out ] || find out -mindepth 1 -maxdepth 1 ! -name 'linux*' -exec rm -rf {} +
 
 distclean:
 	@rm -rf out
 
-.PHONY: help install tree kernel demo check clean distclean
+.PHONY: help install tree kernel demo check coverage clean distclean

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Replace the kernel under a NIC that is receiving, and say what became of it.
 
-    scripts/demo.py [--config demo|debug] [--test forget|crash]
+    scripts/demo.py [--config CONFIG] [--test forget|crash]
 
 Two NICs behind a PCIe switch in QEMU receive numbered packets. One is preserved
 over the kexec, the other isn't. Nothing in the report is from anywhere but this run.
@@ -330,14 +330,14 @@ def plot(result, svg):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", choices=["demo", "debug"],
+    parser.add_argument("--config", choices=["demo", "debug", "kcsan", "gcov"],
                         default=os.environ.get("CONFIG") or "demo")
     parser.add_argument("--test", choices=["forget", "crash"])
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     # out/demo, or out/demo-debug-crash
-    directory = "-".join([f"{OUT}/demo"] + ["debug"] * (args.config == "debug")
+    directory = "-".join([f"{OUT}/demo"] + [args.config] * (args.config != "demo")
                          + [args.test] * bool(args.test))
     os.makedirs(directory, exist_ok=True)
     lock = open(f"{directory}.lock", "w")       # one run at a time

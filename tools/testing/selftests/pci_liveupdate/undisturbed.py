@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Does anything disturb preserved devices, or the bridges above them, during a live update?
 
-    undisturbed.py [--config demo|debug] [PATTERN...]
+    undisturbed.py [--config CONFIG] [PATTERN...]
 
 Replaces the kernel for each topology of vmtest.py, without and with an IOMMU, and for some
 command lines of the second kernel that have to do with PCI. From before the first device is
@@ -395,7 +395,7 @@ def compare_accesses(number, outcomes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", choices=["demo", "debug"],
+    parser.add_argument("--config", choices=["demo", "debug", "kcsan", "gcov"],
                         default=os.environ.get("CONFIG") or "demo")
     parser.add_argument("pattern", nargs="*", default=["*"])
     args = parser.parse_args()
@@ -405,7 +405,7 @@ def main():
         parser.error("no test has such a name")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    directory = f"{OUT}/undisturbed" + "-debug" * (args.config == "debug")
+    directory = "-".join([f"{OUT}/undisturbed"] + [args.config] * (args.config != "demo"))
     os.makedirs(directory, exist_ok=True)
     lock = open(f"{directory}.lock", "w")       # one run at a time
     fcntl.flock(lock, fcntl.LOCK_EX)
