@@ -181,6 +181,14 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 	WRITE_ONCE(vdev->liveupdate.frozen, false);
 }
 
+/* What the previous kernel wrote; NULL if that isn't in memory, as LUO doesn't check. */
+static struct vfio_pci_ser *vfio_pci_get_ser(struct liveupdate_file_op_args *args)
+{
+	u64 pa = args->serialized_data;
+
+	return PAGE_ALIGNED(pa) && page_is_ram(PHYS_PFN(pa)) ? phys_to_virt(pa) : NULL;
+}
+
 /* NULL if the device had none. */
 static struct pci_saved_state *vfio_pci_read_state(const struct vfio_pci_ser *ser)
 {
@@ -233,9 +241,12 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 
 static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 {
-	const struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
+	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
 	struct pci_dev *pdev;
 	int ret;
+
+	if (!ser)
+		return -EINVAL;
 
 	pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
 	if (!pdev)
@@ -250,10 +261,13 @@ static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 
 static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 {
-	const struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
+	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
 	struct pci_dev *pdev;
 
 	if (args->retrieve_status > 0 && vfio_cdev_is_bound(args->file))
+		return true;
+
+	if (!ser)
 		return true;
 
 	pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
@@ -288,7 +302,7 @@ static void vfio_pci_finish(struct liveupdate_file_op_args *args)
 	if (args->retrieve_status > 0)
 		vfio_pci_finish_device(vfio_pci_from_file(args->file));
 
-	kho_restore_free(phys_to_virt(args->serialized_data));
+	kho_restore_free(vfio_pci_get_ser(args));
 }
 
 static const struct liveupdate_file_ops vfio_pci_liveupdate_ops = {

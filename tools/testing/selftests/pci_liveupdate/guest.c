@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
+
+#include <linux/vfio.h>
 
 #include "guest.h"
 
@@ -18,6 +21,14 @@ int check_luo(int ret, const char *what, const char *where)
 	if (ret < 0)
 		die_errno(-ret, "%s %s", where, what);
 	return ret;
+}
+
+__u64 now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
 }
 
 void write_text(const char *path, const char *text)
@@ -115,10 +126,17 @@ bool find_cdev(const char *bdf, char path[PATH_MAX])
 	return entry;
 }
 
-/*
- * The next kernel gets this one's command line with something appended, and is told
- * which stage it is.
- */
+void bind_device(int fd, int iommufd, const char *bdf)
+{
+	struct vfio_device_bind_iommufd bind = {
+		.argsz = sizeof(bind),
+		.iommufd = iommufd,
+	};
+
+	check(ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, &bind), "bind iommufd", bdf);
+}
+
+/* With this one's command line and something appended. */
 void load_kernel(const char *kernel, const char *initrd, const char *append)
 {
 	char old[1024] = "", cmdline[2048];
@@ -128,7 +146,7 @@ void load_kernel(const char *kernel, const char *initrd, const char *append)
 
 	check(read(cmdline_fd, old, sizeof(old) - 1), "read", "/proc/cmdline");
 	old[strcspn(old, "\n")] = '\0';
-	snprintf(cmdline, sizeof(cmdline), "%s luo_stage=2 %s", old, append);
+	snprintf(cmdline, sizeof(cmdline), "%s %s", old, append);
 	check(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
 		      cmdline, 0), "kexec_file_load", kernel);
 	close(cmdline_fd);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/types.h>
@@ -28,11 +29,24 @@
 int check(int ret, const char *what, const char *where);
 int check_luo(int ret, const char *what, const char *where);
 
+__u64 now_ms(void);
+
+/* Call until() every millisecond until it is true. */
+#define wait_for(limit_ms, until, fmt, ...) do { \
+	__u64 end = now_ms() + (limit_ms); \
+	while (!(until)) { \
+		if (now_ms() > end) \
+			die("gave up waiting for " fmt, ##__VA_ARGS__); \
+		usleep(1000); \
+	} \
+} while (0)
+
 void write_text(const char *path, const char *text);
 ssize_t read_config(const char *dir, __u8 *config, size_t size);
 void find_path(const char *bdf, char path[PATH_MAX]);
 void visit_path(const char *bdf, void (*visit)(const char *dir, const char *bdf));
 bool find_cdev(const char *bdf, char path[PATH_MAX]);
+void bind_device(int fd, int iommufd, const char *bdf);
 
 void show_path(const char *bdf);
 void mark_trace(void);

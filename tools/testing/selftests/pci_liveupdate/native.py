@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Does a native driver keep its device over a live update, and survive what can go wrong?
 
-    native.py [--config demo|debug] [PATTERN...]
+    native.py [--config CONFIG] [PATTERN...]
 
 Replaces the kernel while two edu devices, one of them below a root port, compute for edu.c
 through the driver in samples/liveupdate, which is a module in the demo kernel and built into

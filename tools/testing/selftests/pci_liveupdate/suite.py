@@ -32,7 +32,7 @@ def main(doc, name, scenarios, prepare, run, report, extra=None):
     """
     parser = argparse.ArgumentParser(description=doc,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", choices=["demo", "debug"],
+    parser.add_argument("--config", choices=["demo", "debug", "kcsan", "gcov"],
                         default=os.environ.get("CONFIG") or "demo")
     parser.add_argument("pattern", nargs="*", default=["*"])
     args = parser.parse_args()
@@ -42,7 +42,7 @@ def main(doc, name, scenarios, prepare, run, report, extra=None):
         parser.error("no test has such a name")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    directory = f"{OUT}/{name}" + "-debug" * (args.config == "debug")
+    directory = "-".join([f"{OUT}/{name}"] + [args.config] * (args.config != "demo"))
     os.makedirs(directory, exist_ok=True)
     lock = open(f"{directory}.lock", "w")       # one run at a time
     fcntl.flock(lock, fcntl.LOCK_EX)

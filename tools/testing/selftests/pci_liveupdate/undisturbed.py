@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Does anything disturb preserved devices, or the bridges above them, during a live update?
 
-    undisturbed.py [--config demo|debug] [PATTERN...]
+    undisturbed.py [--config CONFIG] [PATTERN...]
 
 Replaces the kernel for each topology of vmtest.py, without and with an IOMMU, and for some
 command lines of the second kernel that have to do with PCI. From before the first device is

@@ -139,24 +139,6 @@ static __u32 ioas_id;
 #define for_each_nic(nic) \
 	for (struct nic *nic = nics; nic < nics + nr_nics; nic++)
 
-static __u64 now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
-}
-
-/* Call until() every millisecond until it is true. */
-#define wait_for(limit_ms, until, fmt, ...) do { \
-	__u64 end = now_ms() + (limit_ms); \
-	while (!(until)) { \
-		if (now_ms() > end) \
-			die("gave up waiting for " fmt, ##__VA_ARGS__); \
-		usleep(1000); \
-	} \
-} while (0)
-
 /* ---- PCI as sysfs shows it ---- */
 
 static const char *driver_of(const char *dir)
@@ -314,16 +296,6 @@ static struct vfio_region_info region_info(struct nic *nic, __u32 index)
 
 	check(ioctl(nic->fd, VFIO_DEVICE_GET_REGION_INFO, &info), "region info", nic->bdf);
 	return info;
-}
-
-static void nic_bind(struct nic *nic)
-{
-	struct vfio_device_bind_iommufd bind = {
-		.argsz = sizeof(bind),
-		.iommufd = iommufd,
-	};
-
-	check(ioctl(nic->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind), "bind iommufd", nic->bdf);
 }
 
 static void nic_map_bar(struct nic *nic)
@@ -538,7 +510,7 @@ static void hotplug(const char *bdf)
 	snprintf(dir, sizeof(dir), "/sys/bus/pci/devices/%s", bdf);
 	say("plug bdf=%s", bdf);
 	wait_for(5000, try_to_open(&nic, dir), "%s", bdf);
-	nic_bind(&nic);
+	bind_device(nic.fd, iommufd, nic.bdf);
 	nic_map_bar(&nic);
 	nic_enable_dma(&nic);
 	if (nic_read(&nic, E1000_STATUS) == ~0U)
@@ -766,7 +738,7 @@ static void nic_receive(struct nic *nic)
 static void nic_set_up(struct nic *nic)
 {
 	nic_open(nic);
-	nic_bind(nic);		/* VFIO resets the device at first open */
+	bind_device(nic->fd, iommufd, nic->bdf);		/* VFIO resets the device at first open */
 	nic_attach(nic);
 	nic_enable_dma(nic);
 	if (nic->driver)
@@ -878,7 +850,7 @@ static void nic_take_back(struct nic *nic, int session)
 		nic_find_packets(nic);
 	if (!nic->preserved)
 		nic_open(nic);
-	nic_bind(nic);
+	bind_device(nic->fd, iommufd, nic->bdf);
 	nic_attach(nic);
 	if (nic->driver)
 		nic_go_on(nic);

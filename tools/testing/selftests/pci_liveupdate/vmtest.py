@@ -28,7 +28,11 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
+import gcov
+
 HERE = os.path.dirname(os.path.realpath(__file__))
+# Where the kernel was built, to count which lines are reached
+COVERAGE = os.environ.get("COVERAGE")
 RAM = 1 << 30       # all below the PCI hole: address and offset are the same
 
 # For a kernel with KASAN: its shadow is so much of the memory that what KHO would
@@ -305,6 +309,8 @@ class VM:
         line = Line(self.now(), self.kernels, text)
         self.lines.append(line)
         print(f"{line.time:8.3f} {text}", file=self.log, flush=True)
+        if COVERAGE and re.search("Starting new kernel|reboot: Restarting", text):
+            self.save_coverage()
         for words, commands in self.answers.items():
             for command in commands if words in text else ():
                 self.tell(command)
@@ -312,6 +318,12 @@ class VM:
         if found:
             fields = dict(re.findall(r"(\w+)=(\S*)", found[2]))
             self.take_event(Event(line.time, line.kernel, found[1], fields))
+
+    def save_coverage(self):
+        """Before the next kernel uses the memory."""
+        self.process.send_signal(signal.SIGSTOP)
+        gcov.save(self.memory, COVERAGE, self.kernels)
+        self.process.send_signal(signal.SIGCONT)
 
     def take_event(self, event):
         self.events.append(event)
@@ -395,31 +407,14 @@ class VM:
         self.send(last=True)
         self.sending = False
 
-    # -- what the kernels tell each other --
-
-    def pci_table(self):
-        """Address of the outgoing table: struct pci_ser of linux/kho/abi/pci.h."""
-        for address in range(0, RAM, 4096):
-            version, zero, block, count = struct.unpack_from("<IIQQ", self.memory, address)
-            if version != 1 or zero or not count or block % 4096 or not 0 < block < RAM:
-                continue
-            # struct kho_block_header_ser and the first struct pci_dev_ser
-            following, entries, domain = struct.unpack_from("<QQI", self.memory, block)
-            if not following and not domain and entries >= count:
-                return address
-        raise Failure("there is no table of PCI devices in the guest's memory")
-
-    def outdate_pci_table(self):
-        """Make the table one that the next kernel can't read."""
-        self.process.send_signal(signal.SIGSTOP)
-        struct.pack_into("<I", self.memory, self.pci_table(), 99)
-        self.process.send_signal(signal.SIGCONT)
-
     def bad_lines(self):
         return [line for line in self.lines if BAD.search(line.text)]
 
 
 # ---- its contents ----
+
+PROGRAMS = ["vmm", "edu", "faults", "stress"]
+
 
 def build_programs(source, output, headers):
     """source: this directory in a kernel tree; headers: the kernel's, for userspace.
@@ -429,7 +424,7 @@ def build_programs(source, output, headers):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if made.returncode:
         raise Failure(f"the guest's programs don't build:\n{made.stdout}")
-    return {f"/bin/{name}": f"{output}/{name}" for name in ("vmm", "edu")}
+    return {f"/bin/{name}": f"{output}/{name}" for name in PROGRAMS}
 
 
 def busybox():
@@ -455,21 +450,22 @@ def cpio(path, gen_init_cpio, files):
         subprocess.run([gen_init_cpio, f"{path}.list"], stdout=file, check=True)
 
 
-def initramfs(path, gen_init_cpio, kernel, files):
-    """The next kernel and its initramfs are in the first one's."""
+def initramfs(path, gen_init_cpio, kernel, files, updates=1):
+    """The next kernel and its initramfs are in the first one's, as often as it takes."""
     files = {"/init": f"{HERE}/init", "/bin/busybox": busybox(), **files}
-    cpio(f"{path}.next", gen_init_cpio, files)
-    cpio(path, gen_init_cpio,
-         {**files, "/kernel": kernel, "/initrd.img": f"{path}.next"})
+    names = [path] + [f"{path}.{number}" for number in range(2, updates + 2)]
+    cpio(names[-1], gen_init_cpio, files)
+    for name, following in reversed(list(zip(names, names[1:]))):
+        cpio(name, gen_init_cpio, {**files, "/kernel": kernel, "/initrd.img": following})
 
 
-def prepare(out, directory, config):
+def prepare(out, directory, config, updates=1):
     """From what scripts/kernel.sh has built below out: the kernel and its initramfs."""
     build = f"{out}/build-{config}"
     built, kernel = f"{build}/arch/x86/boot/bzImage", f"{directory}/bzImage"
     if not os.path.exists(built):
         raise Failure(f"there is no kernel: make kernel CONFIG={config}")
-    # Both stages are to be of this one, whatever is built meanwhile
+    # All stages are to be of this one, whatever is built meanwhile
     shutil.copy(built, kernel)
     files = build_programs(f"{out}/linux/tools/testing/selftests/pci_liveupdate",
                            f"{directory}/guest", f"{build}/usr-headers/include")
@@ -477,5 +473,5 @@ def prepare(out, directory, config):
     if os.path.exists(module):      # else the driver is built in
         files["/edu.ko"] = module
     initrd = f"{directory}/initrd"
-    initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, files)
+    initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, files, updates)
     return kernel, initrd
