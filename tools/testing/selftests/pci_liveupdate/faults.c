@@ -10,12 +10,15 @@
  *
  * Lines that begin with "VMM:" are for programs, see robust.py.
  */
+#include <fcntl.h>
 #include <getopt.h>
+#include <sys/ioctl.h>
 #include <sys/reboot.h>
 
 #include <linux/iommufd.h>
 #include <linux/kernel.h>
 #include <linux/pci_regs.h>
+#include <linux/vfio.h>
 
 #include <libliveupdate.h>
 

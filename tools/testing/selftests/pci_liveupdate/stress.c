@@ -11,13 +11,17 @@
  *
  * Lines that begin with "VMM:" are for programs, see robust.py.
  */
+#include <dirent.h>
+#include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
 
 #include <linux/compiler.h>
 #include <linux/kernel.h>
+#include <linux/vfio.h>
 
 #include <libliveupdate.h>
 

@@ -488,7 +488,7 @@ static void switch_slot_off(const char *bdf)
 /* It is seen before it has addresses and can be bound, its cdev before that can be opened. */
 static bool try_to_open(struct nic *nic, const char *dir)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX + 32];
 
 	if (access(dir, F_OK))
 		return false;
