@@ -1668,6 +1668,46 @@ static void quarantine_unaligned(struct kunit *test)
 	fake_finish();
 }
 
+static void expect_quarantine(struct kunit *test, struct fake_table *table)
+{
+	fake_retrieve(fake_table_pa(table));
+	KUNIT_EXPECT_TRUE(test, pci_incoming.quarantined);
+	fake_finish();
+	KUNIT_EXPECT_EQ(test, table->nr_pages, fake_table_nr_preserved(table));
+}
+
+/* kho_block_set_restore() would give a block back that doesn't hold anything. */
+static void quarantine_empty_block(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct fake_table *table;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	unpreserve(test, host, LEFT_0);
+	table = fake_handover(test);
+	fake_table_block(table, 0)->count = 0;
+	expect_quarantine(test, table);
+}
+
+/* One of two bridges side by side has the buses and references of both. */
+static void quarantine_overlapping_buses(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct pci_dev_ser *rec;
+	struct fake_table *table;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	preserve(test, host, RIGHT);
+	rec = fake_dev(test, host, BRIDGE_LEFT)->liveupdate.outgoing;
+	rec->subordinate = 3;
+	rec->refcount = 2;
+	table = fake_handover(test);
+	rec->refcount = 1;
+	expect_quarantine(test, table);
+}
+
 /* No table at all: nothing is kept, nothing is stopped. */
 static void no_table(struct kunit *test)
 {
@@ -2890,6 +2930,8 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(remove_both),
 	KUNIT_CASE(quarantine),
 	KUNIT_CASE(quarantine_unaligned),
+	KUNIT_CASE(quarantine_empty_block),
+	KUNIT_CASE(quarantine_overlapping_buses),
 	KUNIT_CASE(no_table),
 	KUNIT_CASE(write_golden_table),
 	KUNIT_CASE(read_golden_table),
