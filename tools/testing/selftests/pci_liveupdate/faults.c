@@ -292,8 +292,10 @@ static void preserve_once(struct device *dev)
 
 static void preserve_with_faults(struct device *dev)
 {
-	preserve.complete = unpreserve.complete = false;
-	preserve.nth = unpreserve.nth = 0;
+	preserve.complete = false;
+	unpreserve.complete = false;
+	preserve.nth = 0;
+	unpreserve.nth = 0;
 	do {
 		preserve_once(dev);
 	} while (!preserve.complete || !unpreserve.complete);

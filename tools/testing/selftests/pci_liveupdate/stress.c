@@ -63,7 +63,7 @@ static int try_attribute(const char *bdf, const char *name, const char *text)
 	return try_write(path, text);
 }
 
-static int rescan(void)
+static int rescan_all(void)
 {
 	return try_write("/sys/bus/pci/rescan", "1") ?: 1;
 }
@@ -71,7 +71,7 @@ static int rescan(void)
 /* Somebody else may find it, too, and it isn't complete when it is first seen. */
 static bool try_restore(const char *bdf)
 {
-	rescan();
+	rescan_all();
 	try_attribute(bdf, "driver_override", "vfio-pci");
 	try_write("/sys/bus/pci/drivers_probe", bdf);
 	return is_there(bdf, "vfio-dev");
@@ -318,7 +318,7 @@ static struct worker {
 	{ "remove-neighbour", remove_neighbour, 16, { ENOENT } },
 	{ "unbind-neighbour", unbind_neighbour, 16, { ENOENT, ENODEV } },
 	{ "set-vfs", set_vfs, 32, { EBUSY } },
-	{ "rescan", rescan, 16, { } },
+	{ "rescan", rescan_all, 16, { } },
 	{ "read", read_all, 1, { } },
 	{ "hotplug", hotplug, 2, { } },
 };

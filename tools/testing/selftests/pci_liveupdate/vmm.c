@@ -738,7 +738,8 @@ static void nic_receive(struct nic *nic)
 static void nic_set_up(struct nic *nic)
 {
 	nic_open(nic);
-	bind_device(nic->fd, iommufd, nic->bdf);		/* VFIO resets the device at first open */
+	/* VFIO resets the device at first open */
+	bind_device(nic->fd, iommufd, nic->bdf);
 	nic_attach(nic);
 	nic_enable_dma(nic);
 	if (nic->driver)
