@@ -1722,7 +1722,9 @@ int pci_liveupdate_preserve(struct pci_dev *dev)
 	if (err)
 		return err;
 
-	err = pm_runtime_resume_and_get(&dev->dev);
+	/* Runtime PM of a removed device is off */
+	err = test_bit(PCI_DEV_REMOVED, &dev->priv_flags) ?
+		      -ENODEV : pm_runtime_resume_and_get(&dev->dev);
 	if (!err) {
 		err = pci_outgoing_preserve(dev);
 		/* From here on its record keeps it resumed */
