@@ -12,7 +12,6 @@ help:
 	@echo 'make check-bisect             build after each patch of the series (an hour)'
 	@echo 'make series                   the series as it is mailed: out/series'
 	@echo 'make rebase-check KERNEL=...  which of patches/ don'\''t apply to another tree'
-	@echo 'make coverage                 lines of ours that the tests reach'
 	@echo 'make kernel [CONFIG=debug]    only build the kernel: out/build-demo, out/build-debug'
 	@echo 'make tree                     only the source, with our changes: out/linux'
 	@echo 'make clean                    remove what was built, keep out/linux'
@@ -47,13 +46,10 @@ rebase-check:
 
 series: install
 	@scripts/series.sh
-coverage: install
-	@scripts/coverage.sh
-
 clean:
 	@[ ! -d out ] || find out -mindepth 1 -maxdepth 1 ! -name 'linux*' -exec rm -rf {} +
 
 distclean:
 	@rm -rf out
 
-.PHONY: help install tree kernel demo check lint check-bisect series rebase-check coverage clean distclean
+.PHONY: help install tree kernel demo check lint check-bisect series rebase-check clean distclean

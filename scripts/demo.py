@@ -330,7 +330,7 @@ def plot(result, svg):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", choices=["demo", "debug", "kcsan", "gcov"],
+    parser.add_argument("--config", choices=["demo", "debug"],
                         default=os.environ.get("CONFIG") or "demo")
     parser.add_argument("--test", choices=["forget", "crash"])
     args = parser.parse_args()

@@ -5,8 +5,6 @@
 #
 #   CONFIG=demo		small and fast (the default)
 #   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
-#   CONFIG=kcsan	with KCSAN
-#   CONFIG=gcov		with gcov for our own files
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
 # gen_init_cpio in usr; modules are where their source is.
@@ -18,18 +16,14 @@ config=${CONFIG:-demo}
 selftest=$top/tools/testing/selftests/pci_liveupdate
 build=$out/build-$config
 
-fragments=("$selftest/config" "$selftest/config.x86_64")
-flags=()
 case $config in
-demo)	;;
-gcov)	flags=(GCOV_PROFILE_liveupdate.o=y GCOV_PROFILE_vfio_pci_liveupdate.o=y) ;;&
-debug | kcsan | gcov)
-	fragments+=("$selftest/config.$config") ;;
-*)	die "CONFIG=$config: there are only demo, debug, kcsan and gcov" ;;
+demo)	fragments=("$selftest/config" "$selftest/config.x86_64") ;;
+debug)	fragments=("$selftest/config" "$selftest/config.x86_64" "$selftest/config.debug") ;;
+*)	die "CONFIG=$config: there are only demo and debug" ;;
 esac
 
 "$top/scripts/tree.sh"
 mkdir -p "$build"
 lock "$build"
 configure "$build" "${fragments[@]}"
-build "$build" bzImage modules headers_install INSTALL_HDR_PATH="$build/usr-headers" "${flags[@]}"
+build "$build" bzImage modules headers_install INSTALL_HDR_PATH="$build/usr-headers"

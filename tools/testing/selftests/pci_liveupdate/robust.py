@@ -158,9 +158,8 @@ class Run:
         self.name, self.problems, self.notes = name, [], []
         self.directory = f"{guest.directory}/{name.replace(', ', '-')}"
         self.slow = 1
-        if guest.config in ("debug", "kcsan"):
-            self.slow = 10
         if guest.config == "debug":
+            self.slow = 10
             append += f" {vmtest.DEBUG_OPTIONS}"
         self.vm = vmtest.VM(self.directory, guest.kernel, guest.initrd, append, devices, 0.04,
                             f"{self.directory}/config-space.log", answers=answers)

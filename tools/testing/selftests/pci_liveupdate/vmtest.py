@@ -28,11 +28,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
-import gcov
-
 HERE = os.path.dirname(os.path.realpath(__file__))
-# Where the kernel was built, to count which lines are reached
-COVERAGE = os.environ.get("COVERAGE")
 RAM = 1 << 30       # all below the PCI hole: address and offset are the same
 
 # For a kernel with KASAN: its shadow is so much of the memory that what KHO would
@@ -309,8 +305,6 @@ class VM:
         line = Line(self.now(), self.kernels, text)
         self.lines.append(line)
         print(f"{line.time:8.3f} {text}", file=self.log, flush=True)
-        if COVERAGE and re.search("Starting new kernel|reboot: Restarting", text):
-            self.save_coverage()
         for words, commands in self.answers.items():
             for command in commands if words in text else ():
                 self.tell(command)
@@ -318,12 +312,6 @@ class VM:
         if found:
             fields = dict(re.findall(r"(\w+)=(\S*)", found[2]))
             self.take_event(Event(line.time, line.kernel, found[1], fields))
-
-    def save_coverage(self):
-        """Before the next kernel uses the memory."""
-        self.process.send_signal(signal.SIGSTOP)
-        gcov.save(self.memory, COVERAGE, self.kernels)
-        self.process.send_signal(signal.SIGCONT)
 
     def take_event(self, event):
         self.events.append(event)
