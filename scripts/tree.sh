@@ -57,7 +57,7 @@ fetch()
 
 newest_deb()
 {
-	find "$cache" -maxdepth 1 -name "${package}_*.deb" | sort -V | tail -n 1
+	find "$cache/" -maxdepth 1 -name "${package}_*.deb" | sort -V | tail -n 1
 }
 
 is_git()
