@@ -41,7 +41,7 @@ check-bisect: install
 	@scripts/install.sh clang-19
 	@scripts/bisect.sh
 
-rebase-check:
+rebase-check: install
 	@scripts/rebase.sh
 
 series: install

@@ -27,12 +27,12 @@ clean_tree()
 		cp -al "$out/linux.orig" "$linux"
 		git init -q "$linux"
 		git -C "$linux" commit -q --allow-empty -m "$id"
-		git -C "$linux" tag base
+		git -C "$linux" tag pristine
 		echo "$id" >"$work/id"
 	fi
 	cd "$linux"
 	git am --abort 2>/dev/null || true
-	git reset -q --hard base
+	git reset -q --hard pristine
 	patched_files | xargs git add -f
 	git commit -q --allow-empty -m "what the series touches"
 	git tag -f base >/dev/null

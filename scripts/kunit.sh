@@ -36,10 +36,11 @@ report()
 			numbers = numbers "# " $0 "\n"
 		}
 		/WARNING: |BUG: |KASAN: |UBSAN: |Oops: |Call Trace:/ { bad = bad "# " $0 "\n" }
+		/: tables tried: / { tables = 1 }
 		/Totals: pass:/ { complete = $NF == "total:" n }
 		END {
 			printf "%s# KUnit: %d cases\n%s", numbers, n, bad
-			result = bad || !complete ? "not ok" : "ok"
+			result = bad || !complete || !tables ? "not ok" : "ok"
 			print result, n + 1, "- KUnit: the log is complete, and without a warning"
 			exit result != "ok"
 		}' "$log"

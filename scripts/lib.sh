@@ -12,6 +12,8 @@ mkdir -p "$out" "$cache"
 # Makefile was called with isn't for the kernel's
 export LC_ALL=C
 unset MAKEFLAGS MFLAGS MAKELEVEL
+# Nor is the repository of a git hook that we were called from the one to commit to
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 
 say()
 {

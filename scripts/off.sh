@@ -37,7 +37,7 @@ objects()
 # numbers in names count what came before, which can be a line that generates no code.
 contents()
 {
-	(cd "$1" && objdump --full-contents --reloc "$2") |
+	(cd "$1" && objdump --full-contents --reloc "$2" && nm -S "$2" | cut -d ' ' -f 2-) |
 		sed -E 's/(__UNIQUE_ID_[A-Za-z_0-9]*_|CSWTCH\.)[0-9]+/\1/g' |
 		awk '/^(Contents of section|RELOCATION RECORDS)/ { print "" } { printf "%s|", $0 }' |
 		sort

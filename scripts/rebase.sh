@@ -14,6 +14,7 @@ work=$out/rebase
 rejected=$out/rebase.rej
 
 [ -f "${KERNEL:-}/MAINTAINERS" ] || die "say which tree: make rebase-check KERNEL=/path/to/linux"
+lock "$work"
 rm -rf "$work"
 mkdir "$work"
 patched_files | rsync -lp --files-from=- --ignore-missing-args "$KERNEL/" "$work/"
@@ -27,7 +28,8 @@ for i in "${!patches[@]}"; do
 			<"$top/patches/${patches[$i]}" >patch.log; then
 		echo "ok $((i + 1)) - ${patches[$i]}"
 	else
-		cat patch.log "$rejected" | sed 's/^/# /'
+		# A file that isn't there leaves nothing that was rejected
+		{ cat patch.log; [ ! -e "$rejected" ] || cat "$rejected"; } | sed 's/^/# /'
 		echo "not ok $((i + 1)) - ${patches[$i]}"
 		failed=1
 	fi

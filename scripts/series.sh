@@ -11,7 +11,7 @@ set -euo pipefail
 
 series=$(realpath -m "${1:-$out/series}")
 # Only the files that the series touches: what git am takes depends on nothing else
-repo=$out/series.git
+repo=$series.git
 cover=$top/patches/cover-letter
 
 # field NAME PATCH: a field of the header
@@ -67,6 +67,11 @@ lock "$repo"
 rm -rf "$repo"
 git init -q -b series "$repo"
 cd "$repo"
+# What git am takes isn't a matter of taste
+git config commit.gpgsign false
+git config diff.noprefix false
+git config diff.mnemonicPrefix false
+git config core.hooksPath /dev/null
 # Also if they are set for this repository only
 for key in user.name user.email; do
 	! value=$(git -C "$top" config $key) || git config $key "$value"
@@ -82,7 +87,13 @@ done
 check
 
 git config branch.series.description "$(cat "$cover")"
-rm -rf "$series"
+set +f
+mkdir -p "$series"
+rm -f "$series"/[0-9][0-9][0-9][0-9]-*.patch
+root=$(git rev-list --max-parents=0 series)
 git format-patch -q --cover-letter --cover-from-description=subject -o "$series" \
-	"$(git rev-list --max-parents=0 series)..series"
+	"$root..series"
+git checkout -q -b am "$root"
+git am -q --empty=drop "$series"/*.patch && git diff --quiet series ||
+	die "git am doesn't take what was written to $series"
 say "$(find "$series" -name '*.patch' | wc -l) mails in $series, for $(cat "$out/linux.orig.id")"

@@ -226,6 +226,8 @@ def damage(guest, name):
 
 
 def judge_bus_numbers(run):
+    if not run.vm.find("pci", kernel=1):
+        run.problems.append("the VMM didn't show the bridges in kernel 1: this run proves nothing")
     for event in run.vm.find("pci", kernel=1):
         after = run.vm.first("pci", kernel=2, bdf=event.fields["bdf"])
         buses = event.fields.get("buses"), after and after.fields.get("buses")
@@ -274,6 +276,8 @@ def faults(guest, name):
                              "second time; did without {survived}".format(**last))
             if last["complete"] != "1":
                 run.problems.append(f"{call}: there were not enough devices for all allocations")
+            if call in ("preserve", "retrieve", "bind") and last["failed"] == "0":
+                run.problems.append(f"{call}: no allocation failed, so this run proves nothing")
 
     return Run(guest, name, "vmm=faults preserve=0 loglevel=6", devices).run(drive, judge)
 
@@ -345,8 +349,8 @@ def run(guest, test):
         return Outcome(f"{name} # SKIP this kernel has no fault injection", [], [])
     try:
         run = test.run(guest, name)
-    except (ValueError, IndexError, AttributeError) as error:   # what it looked for isn't there
-        return Outcome(name, [f"can't judge: {error!r}"], [])
+    except (ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
+        return Outcome(name, [f"can't judge: {error!r}"], [])     # what it looked for isn't there
     if not run.problems:
         os.remove(run.vm.trace)
     else:

@@ -36,10 +36,12 @@ def main(doc, name, scenarios, prepare, run, report, extra=None):
                         default=os.environ.get("CONFIG") or "demo")
     parser.add_argument("pattern", nargs="*", default=["*"])
     args = parser.parse_args()
+    scenarios = list(scenarios)
+    for pattern in args.pattern:
+        if not any(fnmatch(scenario.name(), pattern) for scenario in scenarios):
+            parser.error(f"no test has the name {pattern}")
     selected = [scenario for scenario in scenarios
                 if any(fnmatch(scenario.name(), pattern) for pattern in args.pattern)]
-    if not selected:
-        parser.error("no test has such a name")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     directory = "-".join([f"{OUT}/{name}"] + [args.config] * (args.config != "demo"))
