@@ -33,10 +33,10 @@ report()
 		}
 		/# .*: (allocations failed|tables tried): / {
 			sub(/.*# [a-z_]*: /, "")
+			tables = tables || /^tables/
 			numbers = numbers "# " $0 "\n"
 		}
 		/WARNING: |BUG: |KASAN: |UBSAN: |Oops: |Call Trace:/ { bad = bad "# " $0 "\n" }
-		/: tables tried: / { tables = 1 }
 		/Totals: pass:/ { complete = $NF == "total:" n }
 		END {
 			printf "%s# KUnit: %d cases\n%s", numbers, n, bad

@@ -308,8 +308,8 @@ static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
 	if (pci_ari_forwarding(dev))
 		rec->flags |= PCI_DEV_SER_ARI;
 
-	pci_read_config_byte(dev, PCI_SECONDARY_BUS, &rec->secondary);
-	pci_read_config_byte(dev, PCI_SUBORDINATE_BUS, &rec->subordinate);
+	rec->secondary = dev->subordinate->busn_res.start;
+	rec->subordinate = dev->subordinate->busn_res.end;
 }
 
 /* One that isn't ours, or that we have taken over from the previous kernel. */
@@ -427,6 +427,17 @@ static bool pci_bars_can_be_recorded(struct pci_dev *dev)
 	return true;
 }
 
+/* A bridge that was reset, or pulled, doesn't know them any more. */
+static bool pci_has_bus_numbers(struct pci_dev *bridge)
+{
+	const struct resource *res = &bridge->subordinate->busn_res;
+	u32 buses;
+
+	pci_read_config_dword(bridge, PCI_PRIMARY_BUS, &buses);
+	return FIELD_GET(PCI_SECONDARY_BUS_MASK, buses) == res->start &&
+	       FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses) == res->end;
+}
+
 /* A quirk finds out its DMA aliases, and leaves it with Bus Master Enable off. */
 static bool pci_is_switchtec_ntb(struct pci_dev *dev)
 {
@@ -468,6 +479,8 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 		/* The next kernel would refuse the table */
 		if (!pci_is_root_bus(pos->bus) && !pos->bus->busn_res.parent)
 			return "bus numbers of a bridge above it aren't only its own";
+		if (pos != dev && !pci_has_bus_numbers(pos))
+			return "a bridge above it has lost its bus numbers";
 	}
 
 	return NULL;
@@ -1574,13 +1587,19 @@ bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res)
  * .freeze. An image that was loaded without kexec handover gets no table: its
  * kernel wouldn't know of the devices nor keep off the memory that they use.
  *
- * Context: after LUO has handed the table over, with the device lock held.
+ * Context: after LUO has handed the table over, with the device lock held. May
+ * sleep.
  * Return: true if the device must be left as it is.
  */
 bool pci_liveupdate_keep_running(struct pci_dev *dev)
 {
-	return kexec_in_progress && kexec_image->kho.fdt &&
-	       READ_ONCE(dev->liveupdate.outgoing);
+	if (!kexec_in_progress)
+		return false;
+
+	/* Who changes the table without having seen that must come to its end. */
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	return kexec_image->kho.fdt && dev->liveupdate.outgoing;
 }
 
 /**

@@ -1036,6 +1036,22 @@ static void preserve_overlapping_buses(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, pci_incoming.quarantined);
 }
 
+static void preserve_lost_buses(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct pci_dev *bridge = fake_dev(test, host, BRIDGE_LEFT);
+	u32 buses;
+
+	file_preserve(test);
+	pci_read_config_dword(bridge, PCI_PRIMARY_BUS, &buses);
+	pci_write_config_dword(bridge, PCI_PRIMARY_BUS, 0);
+	expect_refused(test, fake_dev(test, host, LEFT_0), -EINVAL);
+	preserve(test, host, RIGHT);
+
+	pci_write_config_dword(bridge, PCI_PRIMARY_BUS, buses);
+	preserve(test, host, LEFT_0);
+}
+
 static void remove_outgoing(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
@@ -2988,6 +3004,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(preserve_when_it_cannot),
 	KUNIT_CASE(preserve_what_it_cannot),
 	KUNIT_CASE(preserve_overlapping_buses),
+	KUNIT_CASE(preserve_lost_buses),
 	KUNIT_CASE(remove_outgoing),
 	KUNIT_CASE(unbind_outgoing),
 	KUNIT_CASE(unpreserve_forgotten),
