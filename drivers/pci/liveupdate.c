@@ -602,7 +602,7 @@ static unsigned long pci_bus_key(u32 domain, u8 bus)
 
 static bool pci_ser_address_ok(u64 pa)
 {
-	return PAGE_ALIGNED(pa) && kho_is_preserved_page(pa);
+	return kho_preserved_size(pa) == PAGE_SIZE;
 }
 
 /*

@@ -181,12 +181,12 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 	WRITE_ONCE(vdev->liveupdate.frozen, false);
 }
 
-/* What the previous kernel wrote; NULL if that isn't in memory, as LUO doesn't check. */
+/* What the previous kernel wrote; NULL if nothing is there, as LUO doesn't look. */
 static struct vfio_pci_ser *vfio_pci_get_ser(struct liveupdate_file_op_args *args)
 {
 	u64 pa = args->serialized_data;
 
-	return PAGE_ALIGNED(pa) && page_is_ram(PHYS_PFN(pa)) ? phys_to_virt(pa) : NULL;
+	return kho_preserved_size(pa) ? phys_to_virt(pa) : NULL;
 }
 
 /* NULL if the device had none. */
@@ -194,8 +194,7 @@ static struct pci_saved_state *vfio_pci_read_state(const struct vfio_pci_ser *se
 {
 	if (!ser->state_size)
 		return NULL;
-	/* Registers of one configuration space, and what goes with them */
-	if (ser->state_size > 2 * PCI_CFG_SPACE_EXP_SIZE)
+	if (ser->state_size > kho_preserved_size(__pa(ser)) - sizeof(*ser))
 		return ERR_PTR(-EINVAL);
 
 	return pci_liveupdate_read_state(ser->state, ser->state_size);
