@@ -10,7 +10,7 @@ cache=${XDG_CACHE_HOME:-${HOME:-$out}/.cache}/pci-liveupdate
 mkdir -p "$out" "$cache"
 # The caller's locale must not change sort orders or messages that we read, and what our
 # Makefile was called with isn't for the kernel's
-export LC_ALL=C
+export LC_ALL=C PYTHONDONTWRITEBYTECODE=1
 unset MAKEFLAGS MFLAGS MAKELEVEL
 # Nor is the repository of a git hook that we were called from the one to commit to
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
