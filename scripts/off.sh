@@ -37,10 +37,20 @@ objects()
 # numbers in names count what came before, which can be a line that generates no code.
 contents()
 {
-	(cd "$1" && objdump --full-contents --reloc "$2" && nm -S "$2" | cut -d ' ' -f 2-) |
+	(cd "$1" && objdump --full-contents --reloc "$2") |
 		sed -E 's/(__UNIQUE_ID_[A-Za-z_0-9]*_|CSWTCH\.)[0-9]+/\1/g' |
 		awk '/^(Contents of section|RELOCATION RECORDS)/ { print "" } { printf "%s|", $0 }' |
 		sort
+}
+
+# symbols OBJECT: size, type and name of each; numbers in names as above
+symbols()
+{
+	nm -S "$1/$2" | awk '{
+		name = $NF
+		gsub(/[0-9._]+/, "", name)
+		print (NF == 4 ? $2 : "-"), $(NF - 1), name
+	}' | sort
 }
 
 compare()
@@ -53,7 +63,8 @@ compare()
 	say "comparing $(objects "$work/new" | wc -l) objects"
 	while read -r object; do
 		[[ ! $object =~ ^$not_ours$ ]] || continue
-		cmp -s <(contents "$work/old" "$object") <(contents "$work/new" "$object") ||
+		cmp -s <(contents "$work/old" "$object"; symbols "$work/old" "$object") \
+			<(contents "$work/new" "$object"; symbols "$work/new" "$object") ||
 			{ echo "differs: $object"; failed=1; }
 	done < <(objects "$work/new")
 	return $failed
