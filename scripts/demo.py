@@ -34,26 +34,21 @@ BUS_MASTER = 0x4
 
 def run(directory, config, test):
     """The scenario. Returns the machine, switched off, and what stopped it early."""
-    kernel, initrd = vmtest.prepare(OUT, directory, config)
-    # A debug kernel boots slowly: the ring has to last longer
-    slow, interval = (10, 0.04) if config == "debug" else (1, 0.01)
-    append = f"options=--{test} " if test else ""
-    if config == "debug":
-        append += vmtest.DEBUG_OPTIONS
-    with vmtest.VM(directory, kernel, initrd, append, interval=interval,
-                   trace=f"{directory}/config-space.log") as vm:
-        try:
-            vm.wait("VMM: receiving", 30 * slow)
-            vm.wait("VMM: kexec", 10 * slow)
-            vm.wait("VMM: finished", 30 * slow)
-            vm.run(1)
-            vm.end_traffic()
-            vm.wait("VMM: done", 30)
-            vm.wait_off(30 * slow)
-        except vmtest.Failure as failure:
-            vm.run(3)       # for its last words
-            return vm, str(failure)
-    return vm, None
+    guest = vmtest.prepare(OUT, directory, config)
+
+    def drive(vm):
+        vm.wait("VMM: receiving", 30 * guest.slow)
+        vm.wait("VMM: kexec", 10 * guest.slow)
+        vm.wait("VMM: finished", 30 * guest.slow)
+        vm.run(1)
+        vm.end_traffic()
+        vm.wait("VMM: done", 30)
+        vm.wait_off(30 * guest.slow)
+
+    vm = guest.machine(directory, f"options=--{test}" if test else "",
+                       # A debug kernel boots slowly: the ring has to last longer
+                       interval=0.04 if config == "debug" else 0.01)
+    return vm, vm.play(drive)
 
 
 class Result:

@@ -327,12 +327,8 @@ static void vfio_open(void)
 
 static void vfio_bind(void)
 {
-	struct vfio_device_bind_iommufd bind = {
-		.argsz = sizeof(bind),
-		.iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu"),
-	};
-
-	check(ioctl(vfio, VFIO_DEVICE_BIND_IOMMUFD, &bind), "bind iommufd", options.vfio);
+	bind_device(vfio, check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu"),
+		    options.vfio);
 }
 
 /* The kernel has it as it was, and with DMA enabled: see the trace */

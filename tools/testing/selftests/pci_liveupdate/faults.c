@@ -159,12 +159,10 @@ static long read_number(const char *path)
 /* Runtime PM references on the device and all bridges above it */
 static long path_usage(const char *bdf)
 {
-	char link[PATH_MAX], path[PATH_MAX], name[PATH_MAX + 32];
+	char path[PATH_MAX], name[PATH_MAX + 32];
 	long usage = 0;
 
-	snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s", bdf);
-	if (!realpath(link, path))
-		die_errno(errno, "%s", link);
+	find_path(bdf, path);
 	while (strstr(path, "/0000:")) {
 		snprintf(name, sizeof(name), "%s/power/runtime_usage", path);
 		usage += read_number(name);
@@ -348,24 +346,14 @@ static int try_retrieve(struct device *dev)
 	return dev->fd;
 }
 
-static int bind_once(struct device *dev)
-{
-	struct vfio_device_bind_iommufd bind = {
-		.argsz = sizeof(bind),
-		.iommufd = iommufd,
-	};
-
-	return ioctl(dev->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind) ? -errno : 0;
-}
-
 static void try_bind(struct device *dev)
 {
 	int err;
 
 	arm(&bind_iommufd);
-	err = disarm(&bind_iommufd, bind_once(dev), dev->bdf);
+	err = disarm(&bind_iommufd, try_to_bind(dev->fd, iommufd), dev->bdf);
 	if (err) {
-		err = bind_once(dev);
+		err = try_to_bind(dev->fd, iommufd);
 		bind_iommufd.again += !err;
 	}
 	check_bus_master(dev, &bind_iommufd, !err);

@@ -126,14 +126,20 @@ bool find_cdev(const char *bdf, char path[PATH_MAX])
 	return entry;
 }
 
-void bind_device(int fd, int iommufd, const char *bdf)
+/* Returns -errno */
+int try_to_bind(int fd, int iommufd)
 {
 	struct vfio_device_bind_iommufd bind = {
 		.argsz = sizeof(bind),
 		.iommufd = iommufd,
 	};
 
-	check(ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, &bind), "bind iommufd", bdf);
+	return ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, &bind) ? -errno : 0;
+}
+
+void bind_device(int fd, int iommufd, const char *bdf)
+{
+	check_luo(try_to_bind(fd, iommufd), "bind iommufd", bdf);
 }
 
 /* With this one's command line and something appended. */

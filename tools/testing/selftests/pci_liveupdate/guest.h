@@ -46,6 +46,7 @@ ssize_t read_config(const char *dir, __u8 *config, size_t size);
 void find_path(const char *bdf, char path[PATH_MAX]);
 void visit_path(const char *bdf, void (*visit)(const char *dir, const char *bdf));
 bool find_cdev(const char *bdf, char path[PATH_MAX]);
+int try_to_bind(int fd, int iommufd);
 void bind_device(int fd, int iommufd, const char *bdf);
 
 void show_path(const char *bdf);

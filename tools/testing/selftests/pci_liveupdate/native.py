@@ -24,7 +24,6 @@ import cfgtrace                     # noqa: E402
 import suite                        # noqa: E402
 import vmtest                       # noqa: E402
 
-MARK = ("0000:00:00.0", 0xfc)       # guest.c: mark_trace()
 FIRST, PORT, LAST, NIC = "0000:00:03.0", "0000:00:02.0", "0000:01:00.0", "0000:00:04.0"
 DEVICES = ["edu,bus=pcie.0,addr=3.0", "pcie-root-port,id=root,bus=pcie.0,addr=2.0,chassis=1",
            "edu,bus=root"]
@@ -90,38 +89,30 @@ SCENARIOS = [
 
 
 def prepare(directory, config):
-    return directory, config, *vmtest.prepare(suite.OUT, directory, config)
+    return vmtest.prepare(suite.OUT, directory, config)
 
 
-def boot(prepared, scenario):
+def boot(guest, scenario):
     """Returns the machine, switched off, and what stopped it early."""
-    directory, config, kernel, initrd = prepared
-    directory += "/" + re.sub(r"\W+", "-", scenario.title)
+    def drive(vm):
+        vm.wait("VMM: preserving", 30 * guest.slow)
+        vm.wait("VMM: done", 60 * guest.slow)
+        vm.wait("INIT: switching off", 20 * guest.slow)
+        vm.wait_off(10 * guest.slow)
+
+    directory = f"{guest.directory}/" + re.sub(r"\W+", "-", scenario.title)
     append = f'options="{scenario.options}" next_options="{scenario.next_options}"'
-    slow = 1
-    if config == "debug":
-        slow = 10
-        append += f" {vmtest.DEBUG_OPTIONS}"
     if not scenario.watched:
         append += " intel_iommu=on"
     # An IOMMU comes before the devices behind it
-    with vmtest.VM(directory, kernel, initrd, append, devices=[*scenario.devices, *DEVICES],
-                   trace=f"{directory}/config-space.log") as vm:
-        try:
-            vm.wait("VMM: preserving", 30 * slow)
-            vm.wait("VMM: done", 60 * slow)
-            vm.wait("INIT: switching off", 20 * slow)
-            vm.wait_off(10 * slow)
-        except vmtest.Failure as failure:
-            vm.run(1)       # for its last words
-            return vm, str(failure)
-    return vm, None
+    vm = guest.machine(directory, append, devices=[*scenario.devices, *DEVICES])
+    return vm, vm.play(drive)
 
 
 def judge_trace(vm, scenario):
     accesses = cfgtrace.read(vm.trace)
     start, retrieving, end = (access.time for access in accesses
-                              if (access.bdf, access.offset) == MARK and not access.write)
+                              if (access.bdf, access.offset) == vmtest.MARK and not access.write)
     kexec = next(line.time for line in vm.lines if "Starting new kernel" in line.text)
     for change in cfgtrace.changes(accesses, scenario.watched, start, end,
                                    vm.wall_clock + kexec):
@@ -160,8 +151,8 @@ class Outcome:
     config: str
 
 
-def run(prepared, scenario):
-    vm, stopped_early = boot(prepared, scenario)
+def run(guest, scenario):
+    vm, stopped_early = boot(guest, scenario)
     if stopped_early:
         problems = [stopped_early]
     else:
@@ -173,7 +164,7 @@ def run(prepared, scenario):
     if not problems:
         os.remove(vm.trace)
     return Outcome(scenario, vm.directory, problems, len(vm.find("found", computing="1")),
-                   prepared[1])
+                   guest.config)
 
 
 def report(number, outcome):

@@ -143,36 +143,25 @@ DAMAGES = {
 }
 
 
-@dataclass
-class Guest:
-    directory: str
-    config: str
-    kernel: str
-    initrd: str
-
-
 class Run:
     """One virtual machine, and what is wrong with it."""
 
     def __init__(self, guest, name, append, devices, answers=None):
         self.name, self.problems, self.notes = name, [], []
         self.directory = f"{guest.directory}/{name.replace(', ', '-')}"
-        self.slow = 1
-        if guest.config == "debug":
-            self.slow = 10
-            append += f" {vmtest.DEBUG_OPTIONS}"
-        self.vm = vmtest.VM(self.directory, guest.kernel, guest.initrd, append, devices, 0.04,
-                            f"{self.directory}/config-space.log", answers=answers)
+        self.slow = guest.slow
+        self.vm = guest.machine(self.directory, append, devices=devices, interval=0.04,
+                                answers=answers)
 
     def run(self, drive, judge):
-        with self.vm:
-            try:
-                drive(self)
-                self.vm.wait_off(20 * self.slow)
-            except vmtest.Failure as failure:
-                self.vm.run(1)      # for its last words
-                self.problems.append(str(failure))
-        if not self.problems:
+        def to_the_end(vm):
+            drive(self)
+            vm.wait_off(20 * self.slow)
+
+        stopped = self.vm.play(to_the_end)
+        if stopped:
+            self.problems.append(stopped)
+        else:
             judge(self)
         for line in self.vm.bad_lines()[:20]:
             self.problems.append(f"kernel {line.kernel} complained: {line.text}")
@@ -359,7 +348,7 @@ def run(guest, test):
 
 
 def prepare(directory, config):
-    return Guest(directory, config, *vmtest.prepare(suite.OUT, directory, config, updates=2))
+    return vmtest.prepare(suite.OUT, directory, config, updates=2)
 
 
 def report(number, outcome):

@@ -86,10 +86,6 @@ static void restore(const char *bdf)
 
 static int open_device(const char *bdf)
 {
-	struct vfio_device_bind_iommufd bind = {
-		.argsz = sizeof(bind),
-		.iommufd = iommufd,
-	};
 	char path[PATH_MAX];
 	int fd, err;
 
@@ -99,11 +95,11 @@ static int open_device(const char *bdf)
 	while ((fd = open(path, O_RDWR)) < 0)
 		if (errno != ENOENT && errno != ENXIO)
 			die_errno(errno, "open %s", bdf);
-	if (!ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, &bind))
+	err = try_to_bind(fd, iommufd);
+	if (!err)
 		return fd;
 
 	/* -EAGAIN: somebody holds the device's lock, so it can't be reset */
-	err = -errno;
 	close(fd);
 	return err;
 }

@@ -27,7 +27,6 @@ import cfgtrace                     # noqa: E402
 import suite                        # noqa: E402
 import vmtest                       # noqa: E402
 
-MARK = ("0000:00:00.0", 0xfc)       # vmm.c: mark_trace()
 IOMMU = "intel_iommu=on iommufd.allow_unsafe_interrupts=1"
 OPTIONS = [
     "", "pci=assign-busses", "pci=realloc=on", "pci=pcie_bus_perf", "pci=pcie_bus_safe",
@@ -132,20 +131,14 @@ def scenarios():
     yield Scenario("switch", False, "pci=assign-busses", "lost-bridge")
 
 
-@dataclass
-class Guest:
-    directory: str
-    config: str
-    kernel: str
-    initrd: str
-    rom: str
+def rom(guest):
+    """The file with an option ROM."""
+    return f"{guest.directory}/rom"
 
 
 def prepare(directory, config):
-    """What all virtual machines have in common."""
-    kernel, initrd = vmtest.prepare(suite.OUT, directory, config)
-    guest = Guest(directory, config, kernel, initrd, f"{directory}/rom")
-    with open(guest.rom, "wb") as file:
+    guest = vmtest.prepare(suite.OUT, directory, config)
+    with open(rom(guest), "wb") as file:
         file.write(bytes(0x10000))
     return guest
 
@@ -153,29 +146,22 @@ def prepare(directory, config):
 def boot(guest, scenario):
     """Returns the machine, switched off, and what stopped it early."""
     incident = INCIDENTS[scenario.incident]
-    append = scenario.append()
-    slow = 1
-    if guest.config == "debug":
-        slow = 10
-        append += f" {vmtest.DEBUG_OPTIONS}"
-    directory = f"{guest.directory}/{scenario.directory()}"
+
+    def drive(vm):
+        vm.wait("VMM: kexec", 20 * guest.slow)
+        vm.wait(incident.end, 20 * guest.slow)
+        if not incident.lost:
+            vm.run(0.1)     # for what is in the wire
+            vm.end_traffic()
+            vm.wait("VMM: done", 10 * guest.slow)
+        vm.wait("INIT: switching off", 20 * guest.slow)
+        vm.wait_off(10 * guest.slow)
+
     # Rarely enough for the wire to hold what a busy host doesn't deliver for a second
-    with vmtest.VM(directory, guest.kernel, guest.initrd, append, interval=0.02,
-                   devices=scenario.devices(guest.rom), options=incident.qemu,
-                   trace=f"{directory}/config-space.log", answers=incident.answers) as vm:
-        try:
-            vm.wait("VMM: kexec", 20 * slow)
-            vm.wait(incident.end, 20 * slow)
-            if not incident.lost:
-                vm.run(0.1)     # for what is in the wire
-                vm.end_traffic()
-                vm.wait("VMM: done", 10 * slow)
-            vm.wait("INIT: switching off", 20 * slow)
-            vm.wait_off(10 * slow)
-        except vmtest.Failure as failure:
-            vm.run(1)       # for its last words
-            return vm, str(failure)
-    return vm, None
+    vm = guest.machine(f"{guest.directory}/{scenario.directory()}", scenario.append(),
+                       interval=0.02, devices=scenario.devices(rom(guest)),
+                       options=incident.qemu, answers=incident.answers)
+    return vm, vm.play(drive)
 
 
 @dataclass
@@ -231,7 +217,7 @@ class Judge:
         """The VMM marks both ends in the trace, unless it can't get that far."""
         clock = self.vm.wall_clock
         marks = [access.time for access in accesses
-                 if (access.bdf, access.offset) == MARK and not access.write]
+                 if (access.bdf, access.offset) == vmtest.MARK and not access.write]
         start = max(mark for mark in marks if mark < clock + self.time("preserved"))
         end = marks[-1] if not self.incident.lost else clock + self.line(2, self.incident.end)
         return start, end, clock + self.line(1, "Starting new kernel")

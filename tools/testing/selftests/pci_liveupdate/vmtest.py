@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """A virtual machine whose NICs are watched from outside while its kernel is replaced.
 
-    kernel, initrd = prepare(out, directory, config)
-    with VM(directory, kernel, initrd) as vm:
+    guest = prepare(out, directory, config)
+    with guest.machine(directory, "") as vm:
         vm.wait("VMM: finished", 60)
         vm.end_traffic()
         vm.wait("VMM: done", 60)
@@ -30,6 +30,9 @@ from dataclasses import dataclass, field
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 RAM = 1 << 30       # all below the PCI hole: address and offset are the same
+
+# Who reads this byte of config space marks the trace: guest.c: mark_trace()
+MARK = ("0000:00:00.0", 0xfc)
 
 # For a kernel with KASAN: its shadow is so much of the memory that what KHO would
 # reserve by default isn't there.
@@ -273,6 +276,16 @@ class VM:
     def now(self):
         return time.monotonic() - self.epoch
 
+    def play(self, drive):
+        """Have drive(vm) go through it to the end. Returns what stopped it early."""
+        with self:
+            try:
+                drive(self)
+            except Failure as failure:
+                self.run(1)     # for its last words
+                return str(failure)
+        return None
+
     # -- what QEMU is told --
 
     def tell(self, command):
@@ -447,8 +460,29 @@ def initramfs(path, gen_init_cpio, kernel, files, updates=1):
         cpio(name, gen_init_cpio, {**files, "/kernel": kernel, "/initrd.img": following})
 
 
+@dataclass
+class Guest:
+    """What all virtual machines of a run have in common."""
+    directory: str
+    config: str
+    kernel: str
+    initrd: str
+
+    @property
+    def slow(self):
+        """Factor for limits in seconds."""
+        return 10 if self.config == "debug" else 1
+
+    def machine(self, directory, append, **options):
+        """In this directory, with a trace; options: VM's."""
+        if self.config == "debug":
+            append += f" {DEBUG_OPTIONS}"
+        return VM(directory, self.kernel, self.initrd, append,
+                  trace=f"{directory}/config-space.log", **options)
+
+
 def prepare(out, directory, config, updates=1):
-    """From what scripts/kernel.sh has built below out: the kernel and its initramfs."""
+    """The guest, from what scripts/kernel.sh has built below out."""
     build = f"{out}/build-{config}"
     built, kernel = f"{build}/arch/x86/boot/bzImage", f"{directory}/bzImage"
     if not os.path.exists(built):
@@ -462,4 +496,4 @@ def prepare(out, directory, config, updates=1):
         files["/edu.ko"] = module
     initrd = f"{directory}/initrd"
     initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, files, updates)
-    return kernel, initrd
+    return Guest(directory, config, kernel, initrd)
