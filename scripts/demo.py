@@ -45,9 +45,7 @@ def run(directory, config, test):
         vm.wait("VMM: done", 30)
         vm.wait_off(30 * guest.slow)
 
-    vm = guest.machine(directory, f"options=--{test}" if test else "",
-                       # A debug kernel boots slowly: the ring has to last longer
-                       interval=0.04 if config == "debug" else 0.01)
+    vm = guest.machine(directory, f"options=--{test}" if test else "")
     return vm, vm.play(drive)
 
 

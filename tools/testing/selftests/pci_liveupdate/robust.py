@@ -287,7 +287,7 @@ def stress(guest, name):
     options = f"{STRESS_SECONDS} {igb} {removed} {neighbour} {hotplugged}"
 
     def drive(run):
-        run.wait("VMM: kexec", 20 + 5 * STRESS_SECONDS)
+        run.wait("VMM: kexec", 20 + 12 * STRESS_SECONDS)
         run.wait("VMM: finished")
         run.vm.end_traffic()
         run.wait("VMM: done")

@@ -382,14 +382,14 @@ int main(int argc, char *argv[])
 	for (int i = 0; i < ARRAY_SIZE(workers); i++) {
 		if (!check(fork(), "fork", workers[i].name)) {
 			srand(i);
-			work(&workers[i], &counts[i], start + length, start + 4 * length);
+			work(&workers[i], &counts[i], start + length, start + 10 * length);
 			return 0;
 		}
 	}
 	while (wait(&status) > 0)
 		failed |= !!status;
 	if (failed)
-		return 1;
+		die("a worker has failed");
 
 	check(try_attribute(physfn, "sriov_numvfs", "0"), "no more VFs", physfn);
 	restore(removed);

@@ -154,6 +154,8 @@ def boot(guest, scenario):
             vm.run(0.1)     # for what is in the wire
             vm.end_traffic()
             vm.wait("VMM: done", 10 * guest.slow)
+        else:
+            vm.sending = False
         vm.wait("INIT: switching off", 20 * guest.slow)
         vm.wait_off(10 * guest.slow)
 

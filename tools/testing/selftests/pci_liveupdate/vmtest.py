@@ -282,6 +282,7 @@ class VM:
             try:
                 drive(self)
             except Failure as failure:
+                self.sending = False
                 self.run(1)     # for its last words
                 return str(failure)
         return None
@@ -473,11 +474,12 @@ class Guest:
         """Factor for limits in seconds."""
         return 10 if self.config == "debug" else 1
 
-    def machine(self, directory, append, **options):
+    def machine(self, directory, append, interval=0.01, **options):
         """In this directory, with a trace; options: VM's."""
         if self.config == "debug":
             append += f" {DEBUG_OPTIONS}"
-        return VM(directory, self.kernel, self.initrd, append,
+            interval *= 4       # the ring has to last longer
+        return VM(directory, self.kernel, self.initrd, append, interval=interval,
                   trace=f"{directory}/config-space.log", **options)
 
 
