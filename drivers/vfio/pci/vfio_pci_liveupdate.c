@@ -8,8 +8,8 @@
  *
  * A VMM preserves the file of a vfio-pci device with
  * ``LIVEUPDATE_SESSION_PRESERVE_FD``. The device goes on while the kernel is
- * replaced: it isn't reset, its BARs, its registers, its bus mastering and its
- * power state stay. Only a cdev file that is bound to an iommufd (with or
+ * replaced: it isn't reset, its BARs, its registers and its power state stay, and
+ * so does its DMA unless an IOMMU translates for it. Only a cdev file that is bound to an iommufd (with or
  * without an IOMMU behind it) can be preserved; the Live Update Orchestrator
  * (LUO) answers -ENOENT for any other.
  *
@@ -40,10 +40,15 @@
  * A device is given up, which stops its DMA, if retrieve fails, as LUO doesn't
  * try again, or if the open of a retrieved file fails half-way.
  *
- * With an IOMMU that translates for the device, its DMA is refused from the kexec
- * until the VMM has mapped its memory again.
+ * An IOMMU may be off between the kernels, and the tables that it has are gone: a
+ * device would read and write other memory than its user meant. If one translates
+ * for the device, freeze therefore clears its Bus Master Enable, and the next kernel
+ * sets it again when the VMM attaches the device to an address space in which it has
+ * mapped its memory. Meanwhile there is no DMA; what the device does about that is up
+ * to the device.
  */
 
+#include <linux/idr.h>
 #include <linux/kexec_handover.h>
 #include <linux/kho/abi/vfio_pci.h>
 #include <linux/liveupdate.h>
@@ -84,7 +89,7 @@ static struct vfio_pci_ser *vfio_pci_write_ser(struct vfio_pci_core_device *vdev
 	if (vdev->pci_saved_state)
 		size = pci_liveupdate_write_state(vdev->pci_saved_state, NULL, 0);
 
-	ser = kho_alloc_preserve(sizeof(*ser) + size);
+	ser = kho_alloc_preserve(sizeof(*ser) + size + pdev->cfg_size);
 	if (IS_ERR(ser))
 		return ser;
 
@@ -92,6 +97,7 @@ static struct vfio_pci_ser *vfio_pci_write_ser(struct vfio_pci_core_device *vdev
 		.domain = pci_domain_nr(pdev->bus),
 		.bdf = pci_dev_id(pdev),
 		.state_size = size,
+		.config_size = pdev->cfg_size,
 	};
 	if (vdev->reset_works)
 		ser->flags |= VFIO_PCI_SER_RESET_WORKS;
@@ -100,16 +106,50 @@ static struct vfio_pci_ser *vfio_pci_write_ser(struct vfio_pci_core_device *vdev
 	if (vdev->pci_2_3)
 		ser->flags |= VFIO_PCI_SER_PCI_2_3;
 	if (size)
-		pci_liveupdate_write_state(vdev->pci_saved_state, ser->state, size);
+		pci_liveupdate_write_state(vdev->pci_saved_state, ser->data, size);
 
 	return ser;
+}
+
+#ifdef CONFIG_PCI_PRI
+static bool vfio_pci_has_pri(struct pci_dev *pdev)
+{
+	return pdev->pri_enabled;
+}
+#else
+static bool vfio_pci_has_pri(struct pci_dev *pdev)
+{
+	return false;
+}
+#endif
+
+/* Say why the device can't be handed over, now or ever; NULL if it can. */
+static const char *vfio_pci_cannot_preserve(struct vfio_pci_core_device *vdev)
+{
+	/* The next kernel's arbiter would turn its legacy ranges off */
+	if (vfio_pci_is_vga(vdev->pdev))
+		return "a VGA device can't be preserved yet";
+	if (vdev->num_regions)
+		return "regions that only some devices have (IGD) can't be preserved yet";
+	if (!ida_is_empty(&vdev->vdev.pasids))
+		return "a PASID is attached; detach it with VFIO_DEVICE_DETACH_IOMMUFD_PT";
+	if (vfio_pci_has_pri(vdev->pdev))
+		return "page requests are enabled; attach it to an HWPT without faults";
+
+	return NULL;
 }
 
 static int vfio_pci_preserve(struct liveupdate_file_op_args *args)
 {
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
+	const char *why = vfio_pci_cannot_preserve(vdev);
 	struct vfio_pci_ser *ser;
 	int ret;
+
+	if (why) {
+		pci_warn(vdev->pdev, "not preserved: %s\n", why);
+		return -EINVAL;
+	}
 
 	ret = pci_liveupdate_preserve(vdev->pdev);
 	if (ret)
@@ -144,7 +184,39 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
 		return "it is in low power; leave it first";
 
-	return NULL;
+	return vfio_pci_cannot_preserve(vdev);
+}
+
+/* As iommufd asks: a device without an IOMMU may nevertheless have an IOMMU group. */
+static bool vfio_pci_is_translated(struct pci_dev *pdev)
+{
+	return pdev->dev.iommu;
+}
+
+/* Without an IOMMU the memory stays where it is, and DMA goes on. */
+static void vfio_pci_pause_dma(struct vfio_pci_core_device *vdev,
+			       struct vfio_pci_ser *ser)
+{
+	struct pci_dev *pdev = vdev->pdev;
+	u16 cmd;
+
+	pci_read_config_word(pdev, PCI_COMMAND, &cmd);
+	if (!vfio_pci_is_translated(pdev) || !(cmd & PCI_COMMAND_MASTER))
+		return;
+
+	ser->flags |= VFIO_PCI_SER_MASTER;
+	pci_clear_master(pdev);
+	pci_wait_for_pending_transaction(pdev);
+}
+
+static void vfio_pci_resume_dma(struct vfio_pci_core_device *vdev,
+				struct vfio_pci_ser *ser)
+{
+	if (!(ser->flags & VFIO_PCI_SER_MASTER))
+		return;
+
+	ser->flags &= ~VFIO_PCI_SER_MASTER;
+	pci_set_master(vdev->pdev);
 }
 
 /*
@@ -154,8 +226,10 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 {
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
+	struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
 	const char *why;
 
+	guard(rwsem_write)(&vdev->liveupdate.lock);
 	guard(mutex)(&vdev->igate);
 	guard(rwsem_write)(&vdev->memory_lock);
 
@@ -170,6 +244,8 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_BAR0_REGION_INDEX),
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_ROM_REGION_INDEX),
 			    true);
+	vfio_pci_pause_dma(vdev, ser);
+	memcpy(ser->data + ser->state_size, vdev->vconfig, ser->config_size);
 	return 0;
 }
 
@@ -177,8 +253,11 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 {
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
 
+	guard(rwsem_write)(&vdev->liveupdate.lock);
 	guard(rwsem_write)(&vdev->memory_lock);
+
 	WRITE_ONCE(vdev->liveupdate.frozen, false);
+	vfio_pci_resume_dma(vdev, phys_to_virt(args->serialized_data));
 }
 
 /* What the previous kernel wrote; NULL if nothing is there, as LUO doesn't look. */
@@ -194,18 +273,19 @@ static struct pci_saved_state *vfio_pci_read_state(const struct vfio_pci_ser *se
 {
 	if (!ser->state_size)
 		return NULL;
-	if (ser->state_size > kho_preserved_size(__pa(ser)) - sizeof(*ser))
-		return ERR_PTR(-EINVAL);
 
-	return pci_liveupdate_read_state(ser->state, ser->state_size);
+	return pci_liveupdate_read_state(ser->data, ser->state_size);
 }
 
 static int vfio_pci_check_ser(const struct vfio_pci_ser *ser)
 {
 	struct pci_saved_state *state;
 
-	if (ser->flags & ~VFIO_PCI_SER_FLAGS || ser->reserved)
+	if (ser->flags & ~VFIO_PCI_SER_FLAGS)
 		return -EOPNOTSUPP;
+	if ((u64)ser->state_size + ser->config_size >
+	    kho_preserved_size(__pa(ser)) - sizeof(*ser))
+		return -EINVAL;
 
 	state = vfio_pci_read_state(ser);
 	if (IS_ERR(state))
@@ -290,6 +370,7 @@ static void vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
 {
 	scoped_guard(mutex, &vdev->vdev.dev_set->lock) {
 		vdev->liveupdate.ser = NULL;
+		vdev->liveupdate.master = false;
 		vfio_pci_allow_idle_d3(vdev);
 	}
 
@@ -391,6 +472,7 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
 	struct pci_saved_state *state;
 
+	vdev->liveupdate.master = false;
 	if (!pci_liveupdate_is_incoming(vdev->pdev))
 		return ser ? -EIO : 0;
 	if (!ser)
@@ -406,5 +488,93 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	vdev->reset_works = ser->flags & VFIO_PCI_SER_RESET_WORKS;
 	vdev->nointx = ser->flags & VFIO_PCI_SER_NOINTX;
 	vdev->pci_2_3 = ser->flags & VFIO_PCI_SER_PCI_2_3;
+	vdev->liveupdate.master = ser->flags & VFIO_PCI_SER_MASTER;
 	return 0;
+}
+
+/**
+ * vfio_pci_liveupdate_restore_config - Restore what the user has written
+ * @vdev: device that has just been opened
+ *
+ * Does nothing for a device that isn't incoming.
+ *
+ * Context: the lock of the device set is held; nobody else has access yet.
+ */
+void vfio_pci_liveupdate_restore_config(struct vfio_pci_core_device *vdev)
+{
+	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
+
+	if (ser)
+		vfio_config_restore(vdev, ser->data + ser->state_size, ser->config_size);
+}
+
+static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
+{
+	int ret;
+
+	if (vdev->liveupdate.master && !vfio_pci_is_translated(vdev->pdev)) {
+		pci_warn(vdev->pdev,
+			 "liveupdate: DMA stays off: no IOMMU translates as before; restart its user\n");
+		return -EOPNOTSUPP;
+	}
+
+	ret = vfio_iommufd_physical_attach_ioas(&vdev->vdev, pt_id);
+	if (ret || !vdev->liveupdate.master)
+		return ret;
+
+	vdev->liveupdate.master = false;
+	guard(rwsem_write)(&vdev->memory_lock);
+	pci_set_master(vdev->pdev);
+	return 0;
+}
+
+/**
+ * vfio_pci_liveupdate_attach_ioas - Attach a device to an address space
+ * @core_vdev: device
+ * @pt_id: ID of the address space; of what it was attached to on return
+ *
+ * DMA that was paused for the kexec goes on.
+ *
+ * Context: the lock of the device set is held. May sleep.
+ * Return: 0; -EBUSY if the device is frozen; -EOPNOTSUPP if DMA was paused, and no
+ * IOMMU translates for the device any more; or the error of
+ * vfio_iommufd_physical_attach_ioas().
+ */
+int vfio_pci_liveupdate_attach_ioas(struct vfio_device *core_vdev, u32 *pt_id)
+{
+	struct vfio_pci_core_device *vdev =
+		container_of(core_vdev, struct vfio_pci_core_device, vdev);
+	int ret;
+
+	if (!vfio_pci_liveupdate_begin(vdev))
+		return -EBUSY;
+
+	ret = vfio_pci_attach_ioas(vdev, pt_id);
+	vfio_pci_liveupdate_end(vdev);
+	return ret;
+}
+
+/**
+ * vfio_pci_liveupdate_pasid_attach_ioas - Attach a PASID to an address space
+ * @core_vdev: device
+ * @pasid: PASID
+ * @pt_id: ID of the address space; of what it was attached to on return
+ *
+ * Context: the lock of the device set is held. May sleep.
+ * Return: 0; -EBUSY if the device is frozen; or the error of
+ * vfio_iommufd_physical_pasid_attach_ioas().
+ */
+int vfio_pci_liveupdate_pasid_attach_ioas(struct vfio_device *core_vdev,
+					  u32 pasid, u32 *pt_id)
+{
+	struct vfio_pci_core_device *vdev =
+		container_of(core_vdev, struct vfio_pci_core_device, vdev);
+	int ret;
+
+	if (!vfio_pci_liveupdate_begin(vdev))
+		return -EBUSY;
+
+	ret = vfio_iommufd_physical_pasid_attach_ioas(core_vdev, pasid, pt_id);
+	vfio_pci_liveupdate_end(vdev);
+	return ret;
 }

@@ -32,26 +32,35 @@
 /** VFIO_PCI_SER_PCI_2_3 - Interrupt Disable in the Command register works. */
 #define VFIO_PCI_SER_PCI_2_3		BIT(2)
 
+/**
+ * VFIO_PCI_SER_MASTER - Bus Master Enable was set until freeze, and is to be set again
+ * when an IOMMU translates what the device asks for. Only set if one did so.
+ */
+#define VFIO_PCI_SER_MASTER		BIT(3)
+
 /** VFIO_PCI_SER_FLAGS - All flags that this version knows. */
-#define VFIO_PCI_SER_FLAGS		GENMASK(2, 0)
+#define VFIO_PCI_SER_FLAGS		GENMASK(3, 0)
 
 /**
  * struct vfio_pci_ser - A preserved vfio-pci device file.
- * @domain:     PCI segment group of the device.
- * @bdf:        Bus, device and function, as in PCI_DEVID().
- * @flags:      VFIO_PCI_SER_*; all other bits are zero.
- * @state_size: Length of @state in bytes; 0 if there is none.
- * @reserved:   Zero.
- * @state:      Configuration of the device when it was first opened, to which it
- *              is reset when it is closed: &struct pci_state_ser.
+ * @domain:      PCI segment group of the device.
+ * @bdf:         Bus, device and function, as in PCI_DEVID().
+ * @flags:       VFIO_PCI_SER_*; all other bits are zero.
+ * @state_size:  Length of the state in bytes; 0 if there is none.
+ * @config_size: Length of the virtual configuration space in bytes.
+ * @data:        First the state: configuration of the device when it was first
+ *               opened, to which it is reset when it is closed (&struct
+ *               pci_state_ser). Then the virtual configuration space as of freeze,
+ *               from which the next kernel takes the bits that users write and
+ *               devices never see.
  */
 struct vfio_pci_ser {
 	u32 domain;
 	u16 bdf;
 	u16 flags;
 	u32 state_size;
-	u32 reserved;
-	u8 state[];
+	u32 config_size;
+	u8 data[];
 } __packed;
 
 static_assert(sizeof(struct vfio_pci_ser) == 16);
