@@ -19,6 +19,7 @@ bc			bc
 perl			perl
 python3			python3
 /usr/include/gelf.h	libelf-dev
+/usr/include/uuid/uuid.h	uuid-dev
 ccache			ccache
 quilt			quilt
 rsync			rsync

@@ -127,6 +127,9 @@ DAMAGES = {
     "file, state": Damage(lambda given: given.add("I", given.device + 8, -4),
                           "DMA stopped: its file can't be retrieved",
                           "Invalid argument", quarantined=False),
+    "file, config": Damage(lambda given: given.put("I", given.device + 12, 1 << 31),
+                           "DMA stopped: its file can't be retrieved",
+                           "Invalid argument", quarantined=False),
     # It isn't known which device that was, before all files are finished
     "file, address": Damage(lambda given: given.put("Q", given.file, NOWHERE),
                             "DMA stopped: no driver has finished its live update",

@@ -27,7 +27,7 @@ import cfgtrace                     # noqa: E402
 import suite                        # noqa: E402
 import vmtest                       # noqa: E402
 
-IOMMU = "intel_iommu=on iommufd.allow_unsafe_interrupts=1"
+PCI_COMMAND, BUS_MASTER = 4, 0x4
 OPTIONS = [
     "", "pci=assign-busses", "pci=realloc=on", "pci=pcie_bus_perf", "pci=pcie_bus_safe",
     "pci=noari", "pci=noaer", "pcie_aspm=off", "pcie_ports=compat",
@@ -108,7 +108,7 @@ class Scenario:
         preserve, _ = vmtest.TOPOLOGIES[self.topology]
         return " ".join([f'preserve={preserve} next_options="{self.options}"',
                          f'options="{INCIDENTS[self.incident].vmm}"'] +
-                        [IOMMU] * self.iommu)
+                        [vmtest.IOMMU] * self.iommu)
 
     def devices(self, rom):
         """For QEMU."""
@@ -233,7 +233,10 @@ class Judge:
                 self.say(f"the trace has nothing of {bdf} in kernel 2: this run proves nothing")
         ours = self.incident.changes
         bdfs = dict.fromkeys([*self.path, *(change.split()[2] for change in ours)])
-        found = list(map(str, cfgtrace.changes(accesses, bdfs, *window)))
+        found = cfgtrace.changes(accesses, bdfs, *window)
+        for bdf in self.kept if self.scenario.iommu else ():
+            found = self.without_pause(bdf, found)
+        found = list(map(str, found))
         self.outcome.changes += [change for change in found if change not in ours]
         for change in ours:
             if change not in found:
@@ -242,6 +245,15 @@ class Judge:
             if not cfgtrace.changes(accesses, [bdf], *window):
                 self.say(f"{bdf} isn't preserved and wasn't changed: this run proves nothing")
         self.count(accesses)
+
+    def without_pause(self, bdf, changes):
+        """With an IOMMU DMA pauses from freeze to attach."""
+        pause = [change for change in changes if change.bdf == bdf
+                 and change.register == "Command" and change.old ^ change.new == BUS_MASTER]
+        if [(change.kernel, change.new & BUS_MASTER) for change in pause] != \
+                [(1, 0), (2, BUS_MASTER)]:
+            self.say(f"DMA of {bdf} didn't pause and go on: {', '.join(map(str, pause))}")
+        return [change for change in changes if change not in pause]
 
     def judge_incident(self):
         for kernel in (1, 2) if self.incident.vmm else ():
@@ -287,8 +299,14 @@ class Judge:
             if key == "nic":
                 continue
             old, new = before.fields.get(key), after.fields.get(key)
-            if old != new:
+            if old != new and not self.is_paused(bdf, key, old, new):
                 self.say(f"{bdf}: {key} was {old} and is {new}")
+
+    def is_paused(self, bdf, key, old, new):
+        """The VMM shows the device while its DMA pauses."""
+        shift = {"command": 0, "header": (64 - PCI_COMMAND - 1) * 8}.get(key)
+        return (self.scenario.iommu and bdf in self.kept and shift is not None
+                and int(old, 16) ^ int(new, 16) == BUS_MASTER << shift)
 
     def judge_device(self, bdf):
         held = self.vm.first("held", bdf=bdf)

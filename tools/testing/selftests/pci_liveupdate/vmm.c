@@ -98,7 +98,6 @@ struct nic_driver {
 	void (*start)(struct nic *nic);
 	bool (*link_is_up)(struct nic *nic);
 	void (*mark_registers)(struct nic *nic);
-	void (*restart)(struct nic *nic);	/* with an empty ring */
 };
 
 struct nic {
@@ -607,14 +606,6 @@ static void igb_start(struct nic *nic)
 	igb_start_receive(nic);
 }
 
-static void igb_restart(struct nic *nic)
-{
-	nic_write(nic, E1000_RXDCTL(0), 0);
-	nic_write(nic, E1000_RDH(0), 0);
-	igb_fill_ring(nic);
-	igb_start_receive(nic);
-}
-
 static const struct nic_driver drivers[] = {
 	{
 		.vendor = 0x8086,
@@ -622,7 +613,6 @@ static const struct nic_driver drivers[] = {
 		.start = igb_start,
 		.link_is_up = igb_link_is_up,
 		.mark_registers = igb_mark_registers,
-		.restart = igb_restart,
 	},
 };
 
@@ -836,12 +826,8 @@ static void nic_find_packets(struct nic *nic)
 static void nic_go_on(struct nic *nic)
 {
 	nic_map_bar(nic);
-	nic_map_dma(nic);
 	say("held bdf=%s moved_pages=%u", nic->bdf, nr_moved_pages(nic));
 	nic_report_registers(nic);
-	/* While the IOMMU refused its DMA, QEMU's igb has used up all of its buffers */
-	if (nic->preserved && !nic->noiommu)
-		nic->driver->restart(nic);
 }
 
 static void nic_take_back(struct nic *nic, int session)
@@ -852,6 +838,9 @@ static void nic_take_back(struct nic *nic, int session)
 	if (!nic->preserved)
 		nic_open(nic);
 	bind_device(nic->fd, iommufd, nic->bdf);
+	/* DMA that an IOMMU has made wait goes on when the device is attached */
+	if (nic->driver)
+		nic_map_dma(nic);
 	nic_attach(nic);
 	if (nic->driver)
 		nic_go_on(nic);

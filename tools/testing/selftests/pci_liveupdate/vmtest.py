@@ -71,7 +71,7 @@ BAD = re.compile(
     r"\bWARNING\b|\bBUG\b|\bOops\b|KASAN|UBSAN|KCSAN|Call Trace|Kernel panic|"
     r"possible (recursive|circular)|inconsistent lock|suspicious RCU|unreferenced object|"
     r"kmemleak: \d+ new|lockdep is turned off|blocked for more than|soft lockup|"
-    r"general protection|/init: ")
+    r"general protection|fault addr|/init: ")
 
 
 # On a loaded machine TCG sometimes loses a one-shot timer interrupt, in any kernel:
@@ -82,6 +82,10 @@ TICK = "nohz=off highres=off no_timer_check"
 # With a thread for each CPU, QEMU 10.0 now and then loses the end of an interrupt: no other
 # one comes then, not even the tick. Or it fails an assertion while a BAR is disabled.
 ACCEL = "tcg,thread=single"
+
+
+# QEMU's doesn't remap interrupts, unless told to
+IOMMU = "intel_iommu=on iommufd.allow_unsafe_interrupts=1"
 
 
 class Failure(Exception):
@@ -415,7 +419,7 @@ class VM:
 
 # ---- its contents ----
 
-PROGRAMS = ["vmm", "edu", "faults", "stress"]
+PROGRAMS = ["vmm", "edu", "faults", "stress", "vfio", "minimal_vmm"]
 
 
 def build_programs(source, output, headers):
@@ -472,7 +476,7 @@ class Guest:
     @property
     def slow(self):
         """Factor for limits in seconds."""
-        return 10 if self.config == "debug" else 1
+        return 20 if self.config == "debug" else 1
 
     def machine(self, directory, append, interval=0.01, **options):
         """In this directory, with a trace; options: VM's."""

@@ -1,0 +1,995 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a VMM can rely on, and what can go wrong for it.
+ *
+ *	vfio --stage 1 --test NAME --preserve N <bdf>...	use, preserve, kexec
+ *	vfio --stage 2 --test NAME --preserve N <bdf>...	take back, check, finish
+ *
+ * All devices are behind an IOMMU and bound to vfio-pci; the first N are preserved.
+ * Those for which libvfio has a driver copy memory by DMA. In stage 2 they do so with
+ * what stage 1 has written to their registers.
+ *
+ * Lines that begin with "VMM:" are for programs, see vfio.py.
+ */
+#include <fcntl.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/reboot.h>
+#include <sys/wait.h>
+
+#include <linux/kernel.h>
+#include <linux/sizes.h>
+#include <linux/vfio.h>
+
+#include <libliveupdate.h>
+#include <libvfio.h>
+
+#include "guest.h"
+
+#define MAX_DEVICES	8
+#define MEMORY_TOKEN	MAX_DEVICES
+#define UNUSED_TOKEN	(MAX_DEVICES + 1)
+#define IOVA_BASE	0x100000000ULL
+#define COPY_SIZE	SZ_4K
+/* For what may take long on a kernel with all checks */
+#define LIMIT_MS	120000
+#define CONFIG_SIZE	256
+
+/* What the user writes to registers that vfio only keeps for it */
+#define VIRTUAL_LINE	0x5a
+#define VIRTUAL_BAR	0x5a000000
+
+/* What a device and its user share, in a memfd. */
+struct memory {
+	__u8 region[SZ_1M];		/* libvfio's driver's */
+	__u8 source[COPY_SIZE];
+	__u8 target[COPY_SIZE];
+	__u8 pristine[CONFIG_SIZE];	/* while nobody had it open */
+	__u32 virtual_bar;
+	__u8 pad[SZ_4K - CONFIG_SIZE - sizeof(__u32)];
+};
+
+struct device {
+	const char *bdf;
+	struct memory *memory;
+	struct vfio_pci_device *vfio;
+};
+
+static struct {
+	const char *test;
+	const char *append;
+	int preserve;
+	bool again;
+} options = {
+	.append = "",
+};
+
+static struct device devices[MAX_DEVICES];
+static int nr_devices;
+static int luo, memfd;
+static struct iommu *iommu;
+
+#define for_each_device(dev) \
+	for (struct device *dev = devices; dev < devices + nr_devices; dev++)
+#define for_each_preserved(dev) \
+	for (struct device *dev = devices; dev < devices + options.preserve; dev++)
+
+static int token(struct device *dev)
+{
+	return dev - devices;
+}
+
+static void expect(int err, int expected, const char *what, const char *where)
+{
+	if (err != expected)
+		die("%s %s: %s, not: %s", where, what, strerror(err), strerror(expected));
+}
+
+/* ---- sysfs ---- */
+
+/* Returns the error number, or 0 */
+static int try_attribute(struct device *dev, const char *name, const char *text)
+{
+	char path[PATH_MAX];
+	int fd, err = 0;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/%s", dev->bdf, name);
+	fd = check(open(path, O_WRONLY), "open", path);
+	if (write(fd, text, strlen(text)) < 0)
+		err = errno;
+	close(fd);
+	return err;
+}
+
+static bool is_there(struct device *dev)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s", dev->bdf);
+	return !access(path, F_OK);
+}
+
+static bool has_cdev(struct device *dev)
+{
+	char path[PATH_MAX];
+
+	return find_cdev(dev->bdf, path);
+}
+
+static void read_all_config(struct device *dev, __u8 *config)
+{
+	char path[PATH_MAX];
+
+	find_path(dev->bdf, path);
+	memset(config, 0, CONFIG_SIZE);
+	read_config(path, config, CONFIG_SIZE);
+}
+
+/* ---- a device and its memory ---- */
+
+static void map_memory(void)
+{
+	struct memory *memory = mmap(NULL, MAX_DEVICES * sizeof(*memory),
+				     PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+
+	if (memory == MAP_FAILED)
+		die_errno(errno, "map memory");
+	for_each_device(dev)
+		dev->memory = &memory[dev - devices];
+}
+
+static void create_memory(void)
+{
+	memfd = check(memfd_create("memory", 0), "memfd", "create");
+	check(ftruncate(memfd, MAX_DEVICES * sizeof(struct memory)), "memfd", "size");
+	map_memory();
+}
+
+static void create_iommu(void)
+{
+	static struct dma_region region;
+
+	iommu = iommu_init(MODE_IOMMUFD);
+	region = (struct dma_region){
+		.vaddr = devices[0].memory,
+		.iova = IOVA_BASE,
+		.size = MAX_DEVICES * sizeof(struct memory),
+	};
+	iommu_map(iommu, &region);
+}
+
+static bool has_driver(struct device *dev)
+{
+	return dev->vfio->driver.ops;
+}
+
+static void set_region(struct device *dev)
+{
+	dev->vfio->driver.region = (struct dma_region){
+		.vaddr = dev->memory->region,
+		.iova = to_iova(dev->vfio, dev->memory->region),
+		.size = sizeof(dev->memory->region),
+	};
+}
+
+static void open_device(struct device *dev)
+{
+	dev->vfio = vfio_pci_device_init(dev->bdf, iommu);
+	set_region(dev);
+	if (has_driver(dev))
+		vfio_pci_driver_init(dev->vfio);
+	else
+		vfio_pci_cmd_set(dev->vfio, PCI_COMMAND_MASTER);
+}
+
+static void adopt_device(struct device *dev, int fd)
+{
+	dev->vfio = vfio_pci_device_init_from_fd(dev->bdf, iommu, fd);
+	set_region(dev);
+	if (has_driver(dev))
+		vfio_pci_driver_adopt(dev->vfio);
+}
+
+static void close_device(struct device *dev)
+{
+	/* Leave it to the kernel to stop it */
+	dev->vfio->driver.initialized = false;
+	vfio_pci_device_cleanup(dev->vfio);
+	dev->vfio = NULL;
+}
+
+/* The driver enables its interrupt, which can't be carried over. */
+static void disable_interrupt(struct device *dev)
+{
+	if (has_driver(dev))
+		vfio_pci_msix_disable(dev->vfio);
+}
+
+static void check_dma(struct device *dev, const char *when)
+{
+	struct memory *memory = dev->memory;
+	static __u8 seed;
+
+	if (!has_driver(dev)) {
+		if (!(vfio_pci_config_readw(dev->vfio, PCI_COMMAND) & PCI_COMMAND_MASTER))
+			die("%s may not do DMA when %s", dev->bdf, when);
+		return;
+	}
+	seed++;
+	for (int i = 0; i < COPY_SIZE; i++)
+		memory->source[i] = seed + i + (i >> 8);
+	memset(memory->target, 0, COPY_SIZE);
+	if (vfio_pci_driver_memcpy(dev->vfio, to_iova(dev->vfio, memory->source),
+				   to_iova(dev->vfio, memory->target), COPY_SIZE))
+		die("%s doesn't copy when %s", dev->bdf, when);
+	if (memcmp(memory->source, memory->target, COPY_SIZE))
+		die("%s copies wrong data when %s", dev->bdf, when);
+	say("copies bdf=%s when=%s", dev->bdf, when);
+}
+
+static bool wait_for_event(int fd)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+	__u64 count;
+
+	return poll(&poll_fd, 1, LIMIT_MS) == 1 && read(fd, &count, sizeof(count)) == sizeof(count);
+}
+
+/* Its eventfd is the first one. */
+static void check_interrupt(struct device *dev, const char *when)
+{
+	int fd = dev->vfio->msi_eventfds[dev->vfio->driver.msi];
+
+	if (!has_driver(dev))
+		return;
+	vfio_pci_driver_send_msi(dev->vfio);
+	if (!wait_for_event(fd))
+		die("%s raises no interrupt when %s", dev->bdf, when);
+}
+
+/* What a VMM does for the guest, which may have missed one: there may be one too many. */
+static void check_spurious_interrupt(struct device *dev)
+{
+	int vector = dev->vfio->driver.msi;
+
+	if (!has_driver(dev))
+		return;
+	vfio_pci_msix_enable(dev->vfio, vector, 1);
+	vfio_pci_irq_trigger(dev->vfio, VFIO_PCI_MSIX_IRQ_INDEX, vector);
+	if (!wait_for_event(dev->vfio->msi_eventfds[vector]))
+		die("%s: no interrupt that we have asked for", dev->bdf);
+	check_interrupt(dev, "armed");
+}
+
+static void write_virtual_config(struct device *dev)
+{
+	vfio_pci_config_writeb(dev->vfio, PCI_INTERRUPT_LINE, VIRTUAL_LINE);
+	vfio_pci_config_writel(dev->vfio, PCI_BASE_ADDRESS_0, VIRTUAL_BAR);
+	dev->memory->virtual_bar = vfio_pci_config_readl(dev->vfio, PCI_BASE_ADDRESS_0);
+}
+
+static void check_virtual_config(struct device *dev)
+{
+	__u8 line = vfio_pci_config_readb(dev->vfio, PCI_INTERRUPT_LINE);
+	__u32 bar = vfio_pci_config_readl(dev->vfio, PCI_BASE_ADDRESS_0);
+
+	if (line != VIRTUAL_LINE || bar != dev->memory->virtual_bar)
+		die("%s has interrupt line %#x and BAR %#x, not %#x and %#x", dev->bdf, line, bar,
+		    VIRTUAL_LINE, dev->memory->virtual_bar);
+}
+
+/* Closing a device resets it to what it was before. */
+static void note_pristine(struct device *dev)
+{
+	dev->vfio = vfio_pci_device_init(dev->bdf, iommu);
+	close_device(dev);
+	read_all_config(dev, dev->memory->pristine);
+}
+
+static void check_pristine(struct device *dev)
+{
+	__u8 config[CONFIG_SIZE];
+
+	read_all_config(dev, config);
+	for (int i = 0; i < CONFIG_SIZE; i++)
+		if (config[i] != dev->memory->pristine[i])
+			die("%s isn't what it was at first: byte %#x is %#x, not %#x", dev->bdf, i,
+			    config[i], dev->memory->pristine[i]);
+}
+
+/* As any other device */
+static void check_ordinary(struct device *dev)
+{
+	open_device(dev);
+	check_dma(dev, "reopened");
+	close_device(dev);
+}
+
+/* ---- sessions ---- */
+
+static int create_session(const char *name)
+{
+	return check_luo(luo_create_session(luo, name), "create session", name);
+}
+
+static void preserve_memory(int session)
+{
+	check_luo(luo_session_preserve_fd(session, memfd, MEMORY_TOKEN), "preserve", "memory");
+}
+
+/* While some device is being removed, or found, there is no place for another. */
+static void preserve(int session, struct device *dev)
+{
+	int err;
+
+	wait_for(LIMIT_MS, (err = luo_session_preserve_fd(session, dev->vfio->fd, token(dev))) !=
+		 -EAGAIN, "%s", dev->bdf);
+	check_luo(err, "preserve", dev->bdf);
+}
+
+static int preserve_all(void)
+{
+	int session = create_session("vmm");
+
+	preserve_memory(session);
+	for_each_preserved(dev)
+		preserve(session, dev);
+	return session;
+}
+
+static int retrieve_session(const char *name)
+{
+	return check_luo(luo_retrieve_session(luo, name), "retrieve session", name);
+}
+
+static int retrieve(int session, struct device *dev)
+{
+	return check_luo(luo_session_retrieve_fd(session, token(dev)), "retrieve", dev->bdf);
+}
+
+static void retrieve_memory(int session)
+{
+	memfd = check_luo(luo_session_retrieve_fd(session, MEMORY_TOKEN), "retrieve", "memory");
+	map_memory();
+}
+
+static void retrieve_device(int session, struct device *dev)
+{
+	adopt_device(dev, retrieve(session, dev));
+	check_dma(dev, "retrieved");
+}
+
+static void finish(int session)
+{
+	check_luo(luo_session_finish(session), "finish", "session");
+	close(session);
+}
+
+static void start_next_kernel(void)
+{
+	say("kexec");
+	check(reboot(RB_KEXEC), "reboot", "kexec");
+}
+
+/* ---- tests: a VMM as it should be ---- */
+
+/* Fails as the interrupts of the last device are on: all others must go on. */
+static void fail_to_start_next_kernel(void)
+{
+	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "with interrupts");
+	for_each_device(dev) {
+		check_dma(dev, "unfrozen");
+		vfio_pci_config_readl(dev->vfio, PCI_VENDOR_ID);
+	}
+	vfio_pci_msix_enable(devices[0].vfio, devices[0].vfio->driver.msi, 1);
+	check_interrupt(&devices[0], "unfrozen");
+	disable_interrupt(&devices[0]);
+	vfio_pci_msix_disable(devices[nr_devices - 1].vfio);
+}
+
+/* The last device isn't preserved, but a neighbour of the one before. */
+static void waiting_1(void)
+{
+	struct device *last = &devices[nr_devices - 1];
+	int other;
+
+	create_iommu();
+	for_each_device(dev)
+		note_pristine(dev);
+	for_each_device(dev) {
+		open_device(dev);
+		check_dma(dev, "opened");
+		disable_interrupt(dev);
+	}
+	for_each_preserved(dev)
+		write_virtual_config(dev);
+	vfio_pci_msix_enable(last->vfio, 0, 1);
+	preserve_all();
+	other = create_session("other");
+	preserve(other, last);
+	fail_to_start_next_kernel();
+	close(other);
+	start_next_kernel();
+}
+
+static void open_must_fail(struct device *dev)
+{
+	struct iommu *container = iommu_init(MODE_VFIO_TYPE1V2_IOMMU);
+	struct vfio_pci_device *group = vfio_pci_device_alloc(dev->bdf, container);
+	char path[PATH_MAX];
+
+	if (!find_cdev(dev->bdf, path))
+		die("%s isn't bound to vfio-pci", dev->bdf);
+	expect(open(path, O_RDWR) < 0 ? errno : 0, EBUSY, "open", dev->bdf);
+
+	vfio_pci_group_setup(group, dev->bdf);
+	vfio_container_set_iommu(group);
+	__vfio_pci_group_get_device_fd(group, dev->bdf, NULL);
+	expect(group->fd < 0 ? errno : 0, EBUSY, "open by its group", dev->bdf);
+	close(group->group_fd);
+	iommu_cleanup(container);
+	vfio_pci_device_free(group);
+}
+
+/* Whatever the administrator tries */
+static void disturb(struct device *dev)
+{
+	expect(try_attribute(dev, "reset", "1"), EBUSY, "reset", dev->bdf);
+	expect(try_attribute(dev, "../reset_subordinate", "1"), ENOTTY, "reset bus", dev->bdf);
+	expect(try_attribute(dev, "driver_override", "vfio-pci"), 0, "override", dev->bdf);
+	expect(try_attribute(dev, "power/control", "auto"), 0, "allow suspend", dev->bdf);
+	expect(try_attribute(dev, "driver/unbind", dev->bdf), 0, "unbind", dev->bdf);
+	write_text("/sys/bus/pci/drivers/vfio-pci/bind", dev->bdf);
+	wait_for(LIMIT_MS, has_cdev(dev), "%s to be bound", dev->bdf);
+}
+
+/* A reset of the slot is what its close would lead to, too */
+static void reset_neighbour(struct device *dev)
+{
+	struct vfio_pci_hot_reset reset = { .argsz = sizeof(reset) };
+
+	dev->vfio = vfio_pci_device_init(dev->bdf, iommu);
+	expect(ioctl(dev->vfio->fd, VFIO_DEVICE_PCI_HOT_RESET, &reset) ? errno : 0, ENODEV,
+	       "hot reset", dev->bdf);
+	close_device(dev);
+}
+
+static void waiting_2(void)
+{
+	struct device *dev = &devices[0];
+	int session = retrieve_session("vmm"), fd;
+
+	retrieve_memory(session);
+	create_iommu();
+	open_must_fail(dev);
+	disturb(dev);
+	/* Now that of its neighbour, which is not preserved, in this slot */
+	reset_neighbour(&devices[nr_devices - 1]);
+
+	expect(-luo_session_retrieve_fd(session, UNUSED_TOKEN), ENOENT, "retrieve", "wrong token");
+	expect(-luo_session_finish(session), EBUSY, "finish", "before retrieve");
+	fd = retrieve(session, dev);
+	open_must_fail(dev);
+	expect(-luo_session_finish(session), EBUSY, "finish", "before bind");
+	/* The same file once more */
+	close(retrieve(session, dev));
+
+	adopt_device(dev, fd);
+	check_dma(dev, "retrieved");
+	check_virtual_config(dev);
+	expect(-__vfio_pci_device_reset(dev->vfio), EBUSY, "reset", dev->bdf);
+	check_spurious_interrupt(dev);
+	check_dma(dev, "armed");
+	finish(session);
+	check_dma(dev, "finished");
+	close_device(dev);
+	check_pristine(dev);
+	check_ordinary(dev);
+}
+
+/* ---- tests: a VMM that is killed ---- */
+
+static void killed(void (*work)(void))
+{
+	pid_t pid = check(fork(), "fork", "VMM");
+	int status;
+
+	if (!pid) {
+		work();
+		raise(SIGKILL);
+	}
+	check(waitpid(pid, &status, 0), "wait", "VMM");
+	if (!WIFSIGNALED(status))
+		exit(1);
+}
+
+static void open_all(void)
+{
+	create_iommu();
+	for_each_device(dev) {
+		open_device(dev);
+		check_dma(dev, "opened");
+		disable_interrupt(dev);
+	}
+}
+
+static void open_and_preserve(void)
+{
+	open_all();
+	preserve_all();
+}
+
+/* The last one is in a session of its own. */
+static void killed_1(void)
+{
+	killed(open_all);
+	killed(open_and_preserve);
+	open_all();
+	options.preserve--;
+	preserve_all();
+	preserve(create_session("other"), &devices[options.preserve]);
+	start_next_kernel();
+}
+
+static void take_session(void)
+{
+	retrieve_session("vmm");
+}
+
+static void take_files(void)
+{
+	int session = retrieve_session("vmm");
+
+	for_each_preserved(dev)
+		retrieve(session, dev);
+}
+
+static void take_first(void)
+{
+	int session = retrieve_session("vmm");
+
+	retrieve_memory(session);
+	create_iommu();
+	retrieve_device(session, &devices[0]);
+}
+
+static void take_other(void)
+{
+	create_memory();
+	create_iommu();
+	adopt_device(&devices[options.preserve],
+		     retrieve(retrieve_session("other"), &devices[options.preserve]));
+}
+
+/*
+ * Nothing is lost before a device is bound. When all are, LUO finishes for the one who had
+ * bound them, and the kernel closes them. One that was bound while another waited can only
+ * be finished.
+ */
+static void killed_2(void)
+{
+	int session, fd;
+
+	options.preserve--;
+	killed(take_other);
+	expect(-luo_retrieve_session(luo, "other"), ENOENT, "retrieve session", "other");
+	killed(take_session);
+	killed(take_files);
+	killed(take_first);
+
+	session = retrieve_session("vmm");
+	retrieve_memory(session);
+	create_iommu();
+	fd = retrieve(session, &devices[0]);
+	expect(-__vfio_device_bind_iommufd(fd, iommu->iommufd, NULL), EINVAL, "bind twice",
+	       devices[0].bdf);
+	expect(-luo_session_finish(session), EBUSY, "finish", "before bind");
+	retrieve_device(session, &devices[1]);
+	finish(session);
+	close(fd);
+	close_device(&devices[1]);
+	for_each_device(dev)
+		check_ordinary(dev);
+}
+
+/* ---- tests: several VMMs, several live updates ---- */
+
+/* Two VMMs have half of the devices each. */
+static const char * const vmms[] = { "first", "second" };
+
+static bool is_of(struct device *dev, int vmm)
+{
+	return (dev - devices) * ARRAY_SIZE(vmms) / options.preserve == vmm;
+}
+
+static void several_preserve(void)
+{
+	int session;
+
+	for (int i = 0; i < ARRAY_SIZE(vmms); i++) {
+		session = create_session(vmms[i]);
+		for_each_preserved(dev)
+			if (is_of(dev, i))
+				preserve(session, dev);
+		if (!i)
+			preserve_memory(session);
+	}
+}
+
+static void several_1(void)
+{
+	open_all();
+	several_preserve();
+	start_next_kernel();
+}
+
+static void several_2(void)
+{
+	int sessions[ARRAY_SIZE(vmms)];
+
+	for (int i = 0; i < ARRAY_SIZE(vmms); i++) {
+		sessions[i] = retrieve_session(vmms[i]);
+		if (!i) {
+			retrieve_memory(sessions[i]);
+			create_iommu();
+		}
+		for_each_preserved(dev)
+			if (is_of(dev, i))
+				retrieve_device(sessions[i], dev);
+			else
+				expect(-luo_session_retrieve_fd(sessions[i], token(dev)), ENOENT,
+				       "retrieve of the other VMM's", dev->bdf);
+	}
+	for (int i = 0; i < ARRAY_SIZE(vmms); i++) {
+		finish(sessions[i]);
+		for_each_preserved(dev)
+			check_dma(dev, i ? "finished" : "half-finished");
+	}
+	if (options.again) {
+		load_kernel("/kernel", "/initrd.img", options.append);
+		several_preserve();
+		start_next_kernel();
+	}
+	for_each_preserved(dev) {
+		close_device(dev);
+		check_ordinary(dev);
+	}
+}
+
+/* ---- tests: a device that goes away ---- */
+
+static void watch_request(struct device *dev, int fd)
+{
+	struct {
+		struct vfio_irq_set set;
+		__s32 eventfd;
+	} irq = {
+		.set.argsz = sizeof(irq),
+		.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+		.set.index = VFIO_PCI_REQ_IRQ_INDEX,
+		.set.count = 1,
+		.eventfd = fd,
+	};
+
+	check(ioctl(dev->vfio->fd, VFIO_DEVICE_SET_IRQS, &irq), "watch", dev->bdf);
+}
+
+/* The last one is wanted back by the host while it is preserved: the session has to go. */
+static void pulled_1(void)
+{
+	struct device *last = &devices[nr_devices - 1];
+	int fd = check(eventfd(0, 0), "eventfd", last->bdf), session;
+
+	open_all();
+	watch_request(last, fd);
+	session = preserve_all();
+	say("unplug");
+	if (!wait_for_event(fd))
+		die("nobody has asked for %s", last->bdf);
+	close(session);
+	close_device(last);
+	wait_for(LIMIT_MS, !is_there(last), "%s to go", last->bdf);
+	options.preserve--;
+	preserve_all();
+	say("pulled");
+	start_next_kernel();
+}
+
+static void retrieve_without_last(int err)
+{
+	int session = retrieve_session("vmm");
+
+	retrieve_memory(session);
+	create_iommu();
+	for_each_device(dev)
+		retrieve_device(session, dev);
+	expect(-luo_session_retrieve_fd(session, nr_devices), err, "retrieve", "last");
+	finish(session);
+	for_each_device(dev)
+		close_device(dev);
+}
+
+static void pulled_2(void)
+{
+	retrieve_without_last(ENOENT);
+}
+
+/* The last one is pulled between the kernels. */
+static void gone_1(void)
+{
+	open_and_preserve();
+	start_next_kernel();
+}
+
+static void gone_2(void)
+{
+	retrieve_without_last(ENODEV);
+}
+
+/* ---- tests: kinds of devices ---- */
+
+static void note_config(struct device *dev)
+{
+	read_all_config(dev, dev->memory->pristine);
+}
+
+static void kinds_1(void)
+{
+	open_all();
+	preserve_all();
+	for_each_preserved(dev)
+		note_config(dev);
+	start_next_kernel();
+}
+
+static void kinds_2(void)
+{
+	int session = retrieve_session("vmm");
+
+	retrieve_memory(session);
+	create_iommu();
+	for_each_preserved(dev) {
+		retrieve_device(session, dev);
+		check_pristine(dev);
+	}
+	finish(session);
+	for_each_preserved(dev) {
+		check_pristine(dev);
+		close_device(dev);
+		check_ordinary(dev);
+	}
+}
+
+/* ---- tests: the example of the documentation ---- */
+
+/* It must get as far as to stop itself, or to its end. */
+static void run_minimal_vmm(const char *when, const char *cdev, bool stops)
+{
+	pid_t pid;
+	int status;
+
+	/* Only one process at a time can have it open */
+	close(luo);
+	pid = check(fork(), "fork", "minimal VMM");
+	if (!pid) {
+		execl("/bin/minimal_vmm", "minimal_vmm", when, cdev, NULL);
+		die_errno(errno, "/bin/minimal_vmm");
+	}
+	check(waitpid(pid, &status, WUNTRACED), "wait", "minimal VMM");
+	if (stops ? !WIFSTOPPED(status) : status)
+		die("minimal VMM, %s: status %#x", when, status);
+	say("minimal when=%s", when);
+}
+
+static void minimal_1(void)
+{
+	char path[PATH_MAX];
+
+	if (!find_cdev(devices[0].bdf, path))
+		die("%s isn't bound to vfio-pci", devices[0].bdf);
+	run_minimal_vmm("before", path, true);
+	start_next_kernel();
+}
+
+static void minimal_2(void)
+{
+	run_minimal_vmm("after", NULL, false);
+}
+
+/* ---- tests: no IOMMU in the second kernel ---- */
+
+static void unprotected_1(void)
+{
+	open_and_preserve();
+	start_next_kernel();
+}
+
+static void unprotected_2(void)
+{
+	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+	int session = retrieve_session("vmm"), fd = retrieve(session, &devices[0]);
+
+	iommu = iommu_init(MODE_IOMMUFD);
+	attach.pt_id = iommu->ioas_id;
+	expect(-__vfio_device_bind_iommufd(fd, iommu->iommufd, NULL), 0, "bind", devices[0].bdf);
+	expect(ioctl(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ? errno : 0, EOPNOTSUPP,
+	       "attach", devices[0].bdf);
+	finish(session);
+	close(fd);
+}
+
+/* ---- tests: what is refused ---- */
+
+static void set_low_power(struct device *dev, bool on)
+{
+	struct vfio_device_feature feature = {
+		.argsz = sizeof(feature),
+		.flags = VFIO_DEVICE_FEATURE_SET | (on ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
+						    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
+	};
+
+	check(ioctl(dev->vfio->fd, VFIO_DEVICE_FEATURE, &feature), "low power", dev->bdf);
+}
+
+static void must_not_preserve(int fd, int err, const char *what)
+{
+	int session = create_session("refused");
+
+	expect(-luo_session_preserve_fd(session, fd, 0), err, "preserve", what);
+	close(session);
+	say("refused what=%s", what);
+}
+
+static void refuse_group(struct device *dev)
+{
+	struct iommu *container = iommu_init(MODE_VFIO_TYPE1V2_IOMMU);
+	struct vfio_pci_device *vfio = vfio_pci_device_init(dev->bdf, container);
+
+	must_not_preserve(vfio->fd, ENOENT, "group");
+	vfio_pci_device_cleanup(vfio);
+	iommu_cleanup(container);
+}
+
+static void refuse_unbound(struct device *dev)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	if (!find_cdev(dev->bdf, path))
+		die("%s isn't bound to vfio-pci", dev->bdf);
+	fd = check(open(path, O_RDWR), "open", path);
+	must_not_preserve(fd, ENOENT, "unbound");
+	close(fd);
+}
+
+static void refuse_low_power(struct device *dev)
+{
+	int session = create_session("low-power");
+
+	open_device(dev);
+	disable_interrupt(dev);
+	preserve(session, dev);
+	set_low_power(dev, true);
+	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "in low power");
+	set_low_power(dev, false);
+	check_dma(dev, "awake");
+	close(session);
+	close_device(dev);
+}
+
+static void refuse_vga(struct device *dev)
+{
+	dev->vfio = vfio_pci_device_init(dev->bdf, iommu);
+	must_not_preserve(dev->vfio->fd, EINVAL, "VGA");
+	close_device(dev);
+}
+
+/* The first two are VGA devices, the first of these is the boot display. */
+static void refused_1(void)
+{
+	struct device *nic = &devices[2];
+
+	refuse_group(nic);
+	refuse_unbound(nic);
+	create_iommu();
+	refuse_low_power(nic);
+	refuse_vga(&devices[1]);
+}
+
+/* ---- all of them ---- */
+
+static const struct test {
+	const char *name;
+	void (*stage[2])(void);
+} tests[] = {
+	{ "waiting", { waiting_1, waiting_2 } },
+	{ "killed", { killed_1, killed_2 } },
+	{ "several", { several_1, several_2 } },
+	{ "pulled", { pulled_1, pulled_2 } },
+	{ "gone", { gone_1, gone_2 } },
+	{ "kinds", { kinds_1, kinds_2 } },
+	{ "minimal", { minimal_1, minimal_2 } },
+	{ "unprotected", { unprotected_1, unprotected_2 } },
+	{ "refused", { refused_1 } },
+};
+
+static const struct test *find_test(void)
+{
+	for (int i = 0; i < ARRAY_SIZE(tests); i++)
+		if (!strcmp(tests[i].name, options.test ?: ""))
+			return &tests[i];
+	die("there is no test %s", options.test);
+}
+
+static int parse_options(int argc, char *argv[])
+{
+	static const struct option names[] = {
+		{ "stage", required_argument, NULL, 's' },
+		{ "test", required_argument, NULL, 't' },
+		{ "append", required_argument, NULL, 'c' },
+		{ "preserve", required_argument, NULL, 'p' },
+		{ "again", no_argument, NULL, 'a' },
+		{ }
+	};
+	int stage = 0, opt;
+
+	while ((opt = getopt_long(argc, argv, "", names, NULL)) != -1) {
+		switch (opt) {
+		case 's':
+			stage = atoi(optarg);
+			break;
+		case 't':
+			options.test = optarg;
+			break;
+		case 'c':
+			options.append = optarg;
+			break;
+		case 'p':
+			options.preserve = atoi(optarg);
+			break;
+		case 'a':
+			options.again = true;
+			break;
+		default:
+			exit(2);
+		}
+	}
+	return stage;
+}
+
+/* libvfio's assertions end in exit(), too */
+static void say_status(int status, void *unused)
+{
+	if (status)
+		say("FAIL with status %d", status);
+}
+
+int main(int argc, char *argv[])
+{
+	int stage = parse_options(argc, argv);
+	const struct test *test = find_test();
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	on_exit(say_status, NULL);
+	nr_devices = argc - optind;
+	if (stage < 1 || stage > 2 || nr_devices < 1 || nr_devices > MAX_DEVICES)
+		die("vfio --stage 1|2 --test NAME --preserve N [--again] <bdf>...");
+	for (int i = 0; i < nr_devices; i++)
+		devices[i].bdf = argv[optind + i];
+	options.preserve = min(options.preserve, nr_devices);
+
+	say("stage %d", stage);
+	luo = check(luo_open_device(), "open", LUO_DEVICE);
+	if (stage == 1) {
+		load_kernel("/kernel", "/initrd.img", options.append);
+		create_memory();
+	}
+	test->stage[stage - 1]();
+	say("done");
+	return 0;
+}

@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""What a VMM can rely on, and what can go wrong for it: see vfio.c.
+
+    vfio.py [--config CONFIG] [PATTERN...]
+
+All devices are behind an IOMMU. Most is checked by vfio.c itself, with the kernel's libvfio
+and its driver for igb. Patterns select tests by name: 'killed*'.
+
+The result is KTAP. Logs are in out/vfio.
+"""
+
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+
+sys.dont_write_bytecode = True      # no __pycache__ among the kernel's files
+import suite                        # noqa: E402
+import vmtest                       # noqa: E402
+
+PORT = "pcie-root-port,id=root{0},bus=pcie.0,addr={1:x}.0,chassis={0}"
+IGB = "igb,bus=root{0},romfile="
+
+
+def igbs(count):
+    """One below each root port. The last one can be told to go."""
+    for number in range(count):
+        yield PORT.format(number, number + 4)
+        name = ",id=last" * (number == count - 1)
+        yield IGB.format(number) + name
+
+
+# Neighbours, which a reset of the bus hits both
+BUS = ["pci-bridge,id=bridge,bus=pcie.0,addr=4.0,chassis_nr=1",
+       "igb,bus=bridge,addr=1.0,romfile=", "e1000e,bus=bridge,addr=2.0,romfile="]
+
+KINDS = [
+    "e1000,bus=pcie.0,addr=4.0,romfile=",                           # no FLR, no MSI
+    "igb,bus=pcie.0,addr=5.0,romfile={rom}",                        # option ROM
+    "pci-testdev,bus=pcie.0,addr=6.0,membar=64G,romfile=",          # BAR above 4 GiB
+    "igb,bus=pcie.0,addr=7.0,multifunction=on,romfile=", "igb,bus=pcie.0,addr=7.1,romfile=",
+]
+
+# As if the guest had told ACPI's hot-plug that it has given the device in slot 0 of the second
+# port back
+EJECT = ["stop", "o/w 0xcd0 0", "o/w 0xcc8 1", "cont"]
+
+
+@dataclass
+class Scenario:
+    test: str               # of vfio.c
+    title: str
+    devices: list
+    preserve: int = 1
+    updates: int = 1        # 0: no kexec
+    next_options: str = ""  # for the next kernel's command line
+    answers: dict = field(default_factory=dict)
+    # (kernel, pattern): so many lines of its log match
+    lines: dict = field(default_factory=dict)
+
+    def name(self):
+        return f"{self.test}: {self.title}"
+
+    def append(self):
+        return (f'{vmtest.IOMMU} vfio_iommu_type1.allow_unsafe_interrupts=1 vmm=vfio '
+                f'options="--test {self.test}" preserve={self.preserve} updates={self.updates} '
+                f'next_options="{self.next_options}"')
+
+
+ADOPTED = "liveupdate: adopted {} devices and {} bridges, {} missing"
+
+SCENARIOS = [
+    Scenario("waiting", "nobody can touch it, its user gets all back", BUS,
+             lines={(1, "live update refused: its interrupts are enabled"): 1,
+                    (2, ADOPTED.format(1, 1, 0)): 1}),
+    Scenario("killed", "the VMM dies at each step", list(igbs(3)), 3,
+             lines={(2, ADOPTED.format(3, 3, 0)): 1}),
+    Scenario("several", "8 devices, two VMMs, five live updates", list(igbs(8)), 8, 5,
+             lines={(number, ADOPTED.format(8, 8, 0)): 1 for number in range(2, 7)}),
+    Scenario("pulled", "while it is preserved", list(igbs(2)), 2,
+             answers={"VMM: unplug": ["device_del last"]},
+             lines={(2, ADOPTED.format(1, 1, 0)): 1}),
+    Scenario("gone", "between the kernels", list(igbs(2)), 2,
+             answers={"Starting new kernel": EJECT},
+             lines={(2, ADOPTED.format(1, 2, 1)): 1,
+                    (2, r"0000:02:00.0 \[8086:10c9\] was preserved but is not there"): 1}),
+    Scenario("kinds", "no FLR, INTx only, option ROM, BAR above 4 GiB, functions", KINDS, 5,
+             lines={(2, ADOPTED.format(5, 0, 0)): 1}),
+    Scenario("minimal", "the VMM of the documentation", list(igbs(1)),
+             lines={(2, ADOPTED.format(1, 1, 0)): 1}),
+    Scenario("unprotected", "no IOMMU in the second kernel", list(igbs(1)),
+             next_options="intel_iommu=off",
+             lines={(2, "DMA stays off: no IOMMU translates as before"): 1}),
+    Scenario("refused", "group, unbound, in low power, VGA",
+             [*igbs(1), "VGA,bus=pcie.0,addr=2.0,romfile=", "VGA,bus=pcie.0,addr=3.0,romfile="],
+             updates=0, lines={(1, "not preserved: a VGA device"): 1,
+                               (1, "live update refused: it is in low power"): 1}),
+]
+
+
+def prepare(directory, config):
+    """The guest, by the number of live updates: each kernel is in the one before."""
+    guests = {}
+    for updates in sorted({max(scenario.updates, 1) for scenario in SCENARIOS}):
+        path = f"{directory}/updates-{updates}"
+        os.makedirs(path, exist_ok=True)
+        guests[updates] = vmtest.prepare(suite.OUT, path, config, updates)
+    with open(f"{directory}/rom", "wb") as file:
+        file.write(bytes(0x10000))
+    return directory, guests
+
+
+def boot(directory, guest, scenario):
+    """Returns the machine, switched off, and what stopped it early."""
+    def drive(vm):
+        for _ in range(scenario.updates):
+            vm.wait("VMM: kexec", 60 * guest.slow)
+        vm.wait("VMM: done", 60 * guest.slow)
+        vm.wait("INIT: switching off", 20 * guest.slow)
+        vm.wait_off(10 * guest.slow)
+
+    devices = [device.format(rom=f"{directory}/rom") for device in scenario.devices]
+    # An IOMMU comes before the devices behind it
+    vm = guest.machine(f"{directory}/{scenario.test}", scenario.append(),
+                       devices=["intel-iommu", *devices], answers=scenario.answers)
+    return vm, vm.play(drive)
+
+
+def judge(vm, scenario):
+    """Of a machine that got to its end."""
+    if vm.kernels != scenario.updates + 1:
+        yield f"there were {vm.kernels} kernels"
+    for (kernel, pattern), expected in scenario.lines.items():
+        count = sum(line.kernel == kernel and bool(re.search(pattern, line.text))
+                    for line in vm.lines)
+        if count != expected:
+            yield f"kernel {kernel} has {count} lines with '{pattern}', not {expected}"
+    for line in vm.lines:
+        if "INIT: not ordinary" in line.text:
+            yield line.text
+
+
+@dataclass
+class Outcome:
+    name: str
+    directory: str
+    problems: list
+
+
+def run(prepared, scenario):
+    directory, guests = prepared
+    vm, stopped = boot(directory, guests[max(scenario.updates, 1)], scenario)
+    problems = [stopped] if stopped else list(judge(vm, scenario))
+    problems += [f"kernel {line.kernel} complained: {line.text}" for line in vm.bad_lines()[:20]]
+    if not problems:
+        os.remove(vm.trace)
+    return Outcome(scenario.name(), vm.directory, problems)
+
+
+def report(number, outcome):
+    details = list(outcome.problems)
+    if details:
+        details.append(f"logs: {os.path.relpath(outcome.directory)}")
+    return suite.result(not details, number, outcome.name, details)
+
+
+if __name__ == "__main__":
+    suite.main(__doc__, "vfio", SCENARIOS, prepare, run, report)
