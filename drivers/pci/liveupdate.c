@@ -532,7 +532,7 @@ static int pci_flb_preserve(struct liveupdate_flb_op_args *args)
 	*ser = (struct pci_ser){ .version = PCI_SER_VERSION };
 
 	scoped_guard(mutex, &pci_liveupdate_mutex) {
-		out->ser = ser;
+		WRITE_ONCE(out->ser, ser);
 		out->free = 0;
 		kho_block_set_init(&out->blocks, sizeof(struct pci_dev_ser));
 		kho_block_set_it_init(&out->end, &out->blocks);
@@ -562,7 +562,7 @@ static void pci_flb_unpreserve(struct liveupdate_flb_op_args *args)
 
 	kho_block_set_destroy(&out->blocks);
 	kho_unpreserve_free(out->ser);
-	out->ser = NULL;
+	WRITE_ONCE(out->ser, NULL);
 }
 
 /* Incoming: loading the table */
