@@ -313,7 +313,9 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 
 	/* The file keeps vfio-pci bound. */
 	vdev = pci_get_drvdata(pdev);
-	vdev->liveupdate.ser = ser;
+	/* Somebody else may be trying to open the device */
+	scoped_guard(mutex, &vdev->vdev.dev_set->lock)
+		vdev->liveupdate.ser = ser;
 	*filep = file;
 	return 0;
 }
