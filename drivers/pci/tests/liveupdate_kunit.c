@@ -2992,6 +2992,61 @@ static void hostile_tables(struct kunit *test)
 			    res.wrong_accepted ? "accepted" : "refused");
 }
 
+/* A bridge that waits for a device that isn't there any more. */
+static void remove_incoming_bridge(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct fake_table *table;
+	struct pci_dev *bridge;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	preserve(test, host, RIGHT);
+	table = fake_handover(test);
+	fake_file_unpreserve();
+	fake_host_unscan(host);
+	kfree(xa_erase(&host->functions, LEFT_0));
+	fake_retrieve(fake_table_pa(table));
+	fake_scan(test, host);
+
+	bridge = pci_dev_get(fake_dev(test, host, BRIDGE_LEFT));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_is_incoming(bridge));
+	pci_stop_and_remove_bus_device_locked(bridge);
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_is_incoming(bridge));
+	pci_dev_put(bridge);
+
+	/* That above it waits for the end */
+	pci_liveupdate_finish(fake_dev(test, host, RIGHT));
+	KUNIT_EXPECT_EQ(test, 1,
+			fake_dev(test, host, BRIDGE_TOP)->liveupdate.incoming);
+	fake_finish();
+	expect_ordinary(test, host, BRIDGE_TOP);
+}
+
+/* The services of a bridge that somebody has locked are started another time. */
+static void restart_when_locked(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct pci_dev *bridge;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	next_kernel(test, host);
+	pci_liveupdate_finish(fake_dev(test, host, LEFT_0));
+	KUNIT_EXPECT_TRUE(test, delayed_work_pending(&pci_restart_work));
+	cancel_delayed_work_sync(&pci_restart_work);
+
+	bridge = fake_dev(test, host, BRIDGE_TOP);
+	device_lock(&bridge->dev);
+	pci_restart_bridges(&pci_restart_work.work);
+	device_unlock(&bridge->dev);
+	KUNIT_EXPECT_TRUE(test, delayed_work_pending(&pci_restart_work));
+	cancel_delayed_work_sync(&pci_restart_work);
+
+	pci_restart_bridges(&pci_restart_work.work);
+	KUNIT_EXPECT_FALSE(test, delayed_work_pending(&pci_restart_work));
+}
+
 static struct kunit_case liveupdate_cases[] = {
 	/* First, as long as there is little left to print: see there */
 	KUNIT_CASE_SLOW(hostile_tables),
@@ -3046,6 +3101,8 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(fail_register),
 	KUNIT_CASE(fail_read_state),
 #endif
+	KUNIT_CASE(remove_incoming_bridge),
+	KUNIT_CASE(restart_when_locked),
 	{}
 };
 
