@@ -26,6 +26,7 @@ import socket
 import struct
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -306,6 +307,17 @@ class VM:
             reply = error
         if reply != {"return": "", "id": command}:
             raise Failure(f"QEMU was told '{command}', and says: {reply}")
+
+    @contextmanager
+    def stopped(self):
+        """Meanwhile no CPU runs, and all is known that the guest has said."""
+        self.tell("stop")
+        try:
+            while select.select([self.console], [], [], 0)[0] and self.read_console():
+                pass
+            yield
+        finally:
+            self.tell("cont")
 
     # -- what the guest says --
 
