@@ -326,6 +326,7 @@ static void stage1(const char *append)
 	report(&preserve);
 	report(&unpreserve);
 
+	run("leaks.sh");
 	load_kernel("/kernel", "/initrd.img", append);
 	say("kexec");
 	/* Freezing the files allocates nothing: the first who does is ACPI, after that */

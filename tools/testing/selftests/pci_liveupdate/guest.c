@@ -159,3 +159,11 @@ void load_kernel(const char *kernel, const char *initrd, const char *append)
 	close(kernel_fd);
 	close(initrd_fd);
 }
+
+void run(const char *program)
+{
+	int status = system(program);
+
+	if (status)
+		die("%s: status %#x", program, status);
+}

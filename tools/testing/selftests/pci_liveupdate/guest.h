@@ -53,5 +53,6 @@ void show_path(const char *bdf);
 void mark_trace(void);
 
 void load_kernel(const char *kernel, const char *initrd, const char *append);
+void run(const char *program);
 
 #endif /* GUEST_H */

@@ -72,7 +72,8 @@ BAD = re.compile(
     r"\bWARNING\b|\bBUG\b|\bOops\b|KASAN|UBSAN|KCSAN|Call Trace|Kernel panic|"
     r"possible (recursive|circular)|inconsistent lock|suspicious RCU|unreferenced object|"
     r"kmemleak: \d+ new|lockdep is turned off|blocked for more than|soft lockup|"
-    r"general protection|fault addr|/init: ")
+    r"general protection|fault addr|/init: |kmemleak: Kernel memory leak detector disabled|"
+    r"Cannot allocate a kmemleak_object structure")
 
 
 # On a loaded machine TCG sometimes loses a one-shot timer interrupt, in any kernel:
@@ -460,7 +461,7 @@ def cpio(path, gen_init_cpio, files):
     entries = [f"dir /{name} 755 0 0" for name in ("bin", "dev", "proc", "sys")]
     entries += ["nod /dev/console 600 0 0 c 5 1"]
     entries += [f"slink /bin/{name} busybox 777 0 0"
-                for name in ("ls", "mount", "reboot", "sleep", "wc")]
+                for name in ("ls", "mount", "reboot", "sh", "sleep", "wc")]
     entries += [f"file {name} {source} 755 0 0" for name, source in files.items()]
     with open(f"{path}.list", "w") as file:
         file.write("\n".join(entries) + "\n")
@@ -470,7 +471,8 @@ def cpio(path, gen_init_cpio, files):
 
 def initramfs(path, gen_init_cpio, kernel, files, updates=1):
     """The next kernel and its initramfs are in the first one's, as often as it takes."""
-    files = {"/init": f"{HERE}/init", "/bin/busybox": busybox(), **files}
+    files = {"/init": f"{HERE}/init", "/bin/leaks.sh": f"{HERE}/leaks.sh",
+             "/bin/busybox": busybox(), **files}
     names = [path] + [f"{path}.{number}" for number in range(2, updates + 2)]
     cpio(names[-1], gen_init_cpio, files)
     for name, following in reversed(list(zip(names, names[1:]))):
