@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/reboot.h>
 
 #include <linux/iommufd.h>
@@ -363,6 +364,29 @@ static void try_bind(struct device *dev)
 	check_bus_master(dev, &bind_iommufd, !err);
 }
 
+/* It is open when the kernel can't tell, so is closed again, and given up. */
+static void bind_half_way(struct device *dev)
+{
+	struct vfio_device_bind_iommufd *bind;
+	int err;
+
+	bind = mmap(NULL, sizeof(*bind), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		    -1, 0);
+	if (bind == MAP_FAILED)
+		die_errno(errno, "mmap");
+	bind->argsz = sizeof(*bind);
+	bind->iommufd = iommufd;
+	check(mprotect(bind, sizeof(*bind), PROT_READ), "mprotect", dev->bdf);
+	if (!ioctl(dev->fd, VFIO_DEVICE_BIND_IOMMUFD, bind) || errno != EFAULT)
+		die_errno(errno, "%s bind half-way", dev->bdf);
+	munmap(bind, sizeof(*bind));
+
+	check_bus_master(dev, &bind_iommufd, false);
+	err = try_to_bind(dev->fd, iommufd);
+	if (err != -EIO)
+		die_errno(-err, "%s bind after it was given up", dev->bdf);
+}
+
 static void try_finish(struct device *dev)
 {
 	bool running = is_bus_master(dev);
@@ -391,8 +415,12 @@ static void take_back(struct device *dev)
 {
 	dev->session = check_luo(luo_retrieve_session(luo, dev->session_name),
 				 "retrieve session", dev->session_name);
-	if (try_retrieve(dev) >= 0)
-		try_bind(dev);
+	if (try_retrieve(dev) >= 0) {
+		if (dev == &devices[nr_devices - 1])
+			bind_half_way(dev);
+		else
+			try_bind(dev);
+	}
 	try_finish(dev);
 	give_up(dev);
 }

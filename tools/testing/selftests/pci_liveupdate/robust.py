@@ -260,7 +260,7 @@ def faults(guest, name):
                 for number in range(TEST_DEVICES)]
 
     def drive(run):
-        run.wait("VMM: kexec")
+        run.wait("VMM: kexec", 40)
         run.wait("VMM: done")
         run.wait("INIT: switching off")
 
