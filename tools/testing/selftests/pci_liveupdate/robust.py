@@ -8,6 +8,7 @@ table, file: what the first kernel tells the second is damaged on the way. The s
 say so once, stop the device before it does anything else to it, keep bus numbers, refuse to
 give back the file, finish the session, and then do a live update itself.
 faults: each memory allocation of the calls that a VMM makes fails once, see faults.c.
+off: the kernel isn't told to do live updates.
 stress: everything at the same time, see stress.c; then a live update.
 
 Patterns select tests by name: 'table*'.
@@ -277,6 +278,20 @@ def faults(guest, name):
     return Run(guest, name, "vmm=faults preserve=0 loglevel=6", devices).run(drive, judge)
 
 
+# ---- without live update ----
+
+def off(guest, name):
+    """vfio-pci is there all the same."""
+    def drive(run):
+        run.wait("VMM: FAIL /dev/liveupdate open: No such")
+        run.wait("INIT: switching off")
+
+    def judge(run):
+        run.check_lines(1, "taint for vfio-noiommu cdev", len(NICS))
+
+    return Run(guest, name, "liveupdate=off", DEVICES).run(drive, judge)
+
+
 # ---- all at once ----
 
 STRESS_SECONDS = 30
@@ -328,7 +343,8 @@ class Test:
         return self.title
 
 
-TESTS = [Test(name, damage) for name in DAMAGES] + [Test("faults", faults), Test("stress", stress)]
+TESTS = [Test(name, damage) for name in DAMAGES] + \
+    [Test("faults", faults), Test("off", off), Test("stress", stress)]
 
 
 @dataclass
