@@ -232,9 +232,10 @@ static int read_all(void)
 static int hotplug(void)
 {
 	say("plug");
-	wait_for(20000, is_there(hotplugged, ""), "%s", hotplugged);
+	/* The others may keep the lock for long */
+	wait_for(100000, is_there(hotplugged, ""), "%s", hotplugged);
 	say("unplug");
-	wait_for(20000, !is_there(hotplugged, ""), "%s to go", hotplugged);
+	wait_for(100000, !is_there(hotplugged, ""), "%s to go", hotplugged);
 	/* The host learns a moment later that it is gone */
 	usleep(500000);
 	return 1;
