@@ -8,6 +8,7 @@ export CONFIG KERNEL
 help:
 	@echo 'make demo                     replace the kernel under a running NIC, in QEMU'
 	@echo 'make check                    all tests'
+	@echo 'make coverage                 which lines of ours the tests reach, on a kernel of its own'
 	@echo 'make lint                     what the kernel'\''s and Debian'\''s checkers say'
 	@echo 'make check-bisect             build after each patch of the series (an hour)'
 	@echo 'make series                   the series as it is mailed: out/series'
@@ -34,6 +35,9 @@ demo: kernel
 check: install
 	@scripts/check.sh
 
+coverage: install
+	@scripts/coverage.sh
+
 lint: install
 	@scripts/lint.sh
 
@@ -52,4 +56,4 @@ clean:
 distclean:
 	@rm -rf out
 
-.PHONY: help install tree kernel demo check lint check-bisect series rebase-check clean distclean
+.PHONY: help install tree kernel demo check coverage lint check-bisect series rebase-check clean distclean

@@ -5,6 +5,7 @@
 #
 #   CONFIG=demo		small and fast (the default)
 #   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
+#   CONFIG=gcov		counts which lines of our files are reached: see coverage.sh
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
 # gen_init_cpio in usr; modules are where their source is.
@@ -16,14 +17,19 @@ config=${CONFIG:-demo}
 selftest=$top/tools/testing/selftests/pci_liveupdate
 build=$out/build-$config
 
+fragments=("$selftest/config" "$selftest/config.x86_64")
+flags=()
 case $config in
-demo)	fragments=("$selftest/config" "$selftest/config.x86_64") ;;
-debug)	fragments=("$selftest/config" "$selftest/config.x86_64" "$selftest/config.debug") ;;
-*)	die "CONFIG=$config: there are only demo and debug" ;;
+demo)	;;
+debug)	fragments+=("$selftest/config.debug") ;;
+gcov)	fragments+=("$selftest/config.gcov")
+	flags=(GCOV_PROFILE_{vfio_pci_,}liveupdate.o=y) ;;
+*)	die "CONFIG=$config: there are only demo, debug and gcov" ;;
 esac
 
 "$top/scripts/tree.sh"
 mkdir -p "$build"
 lock "$build"
 configure "$build" "${fragments[@]}"
-build "$build" bzImage modules headers_install INSTALL_HDR_PATH="$build/usr-headers"
+build "$build" bzImage modules headers_install INSTALL_HDR_PATH="$build/usr-headers" \
+	"${flags[@]}"

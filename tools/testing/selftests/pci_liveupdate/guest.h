@@ -54,5 +54,6 @@ void mark_trace(void);
 
 void load_kernel(const char *kernel, const char *initrd, const char *append);
 void run(const char *program);
+void start_kernel(void);
 
 #endif /* GUEST_H */

@@ -23,7 +23,6 @@
 #include <time.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/reboot.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -799,8 +798,7 @@ static void stage1(void)
 	load_kernel(options.kernel, options.initrd, options.append);
 	for_each_nic(nic)
 		report_path(nic->bdf);
-	say("kexec");
-	check(reboot(RB_KEXEC), "reboot", options.kernel);
+	start_kernel();
 }
 
 /* ---- stage 2 ---- */

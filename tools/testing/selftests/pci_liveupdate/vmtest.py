@@ -35,6 +35,9 @@ RAM = 1 << 30       # all below the PCI hole: address and offset are the same
 # Who reads this byte of config space marks the trace: guest.c: mark_trace()
 MARK = ("0000:00:00.0", 0xfc)
 
+# Where gcov.sh in the guest sends what it has counted
+COUNTERS = "counters.tar.gz"
+
 # For a kernel with KASAN: its shadow is so much of the memory that what KHO would
 # reserve by default isn't there.
 DEBUG_OPTIONS = "kho_scratch=300M,0M,50M"
@@ -490,15 +493,18 @@ class Guest:
     @property
     def slow(self):
         """Factor for limits in seconds."""
-        return 20 if self.config == "debug" else 1
+        return 1 if self.config == "demo" else 20
 
-    def machine(self, directory, append, interval=0.01, **options):
-        """In this directory, with a trace; options: VM's."""
+    def machine(self, directory, append, interval=0.01, options=(), **others):
+        """In this directory, with a trace; options, others: VM's."""
         if self.config == "debug":
             append += f" {DEBUG_OPTIONS}"
+        if self.config == "gcov":
+            options = [*options, "-serial", f"file:{directory}/{COUNTERS}"]
+        if self.slow > 1:
             interval *= 4       # the ring has to last longer
         return VM(directory, self.kernel, self.initrd, append, interval=interval,
-                  trace=f"{directory}/config-space.log", **options)
+                  trace=f"{directory}/config-space.log", options=options, **others)
 
 
 def prepare(out, directory, config, updates=1):
@@ -514,6 +520,8 @@ def prepare(out, directory, config, updates=1):
     module = f"{build}/samples/liveupdate/edu_liveupdate.ko"
     if os.path.exists(module):      # else the driver is built in
         files["/edu.ko"] = module
+    if config == "gcov":
+        files["/bin/gcov.sh"] = f"{HERE}/gcov.sh"
     initrd = f"{directory}/initrd"
     initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, files, updates)
     return Guest(directory, config, kernel, initrd)
