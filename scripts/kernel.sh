@@ -5,6 +5,7 @@
 #
 #   CONFIG=demo		small and fast (the default)
 #   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
+#   CONFIG=kcsan	with KCSAN for what touches our state
 #   CONFIG=gcov		counts which lines of our files are reached: see coverage.sh
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
@@ -22,9 +23,15 @@ flags=()
 case $config in
 demo)	;;
 debug)	fragments+=("$selftest/config.debug") ;;
+kcsan)	fragments+=("$selftest/config.kcsan")
+	flags=(KCSAN_SANITIZE=n)
+	for name in bus iov pci pci-driver pci-sysfs portdrv probe remove setup-{bus,res} \
+		vfio_pci{,_config,_core} {vfio_pci_,}liveupdate; do
+		flags+=("KCSAN_SANITIZE_$name.o=y")
+	done ;;
 gcov)	fragments+=("$selftest/config.gcov")
 	flags=(GCOV_PROFILE_{vfio_pci_,}liveupdate.o=y) ;;
-*)	die "CONFIG=$config: there are only demo, debug and gcov" ;;
+*)	die "CONFIG=$config: there are only demo, debug, kcsan and gcov" ;;
 esac
 
 "$top/scripts/tree.sh"

@@ -32,7 +32,7 @@ def main(doc, name, scenarios, prepare, run, report, extra=None):
     """
     parser = argparse.ArgumentParser(description=doc,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", choices=["demo", "debug", "gcov"],
+    parser.add_argument("--config", choices=["demo", "debug", "kcsan", "gcov"],
                         default=os.environ.get("CONFIG") or "demo")
     parser.add_argument("pattern", nargs="*", default=["*"])
     args = parser.parse_args()
