@@ -15,6 +15,7 @@ rm -f "$out"/*-gcov/*/counters.tar.gz
 "$selftest/robust.py" --config gcov 'table, loop' 'file*' faults off stress || status=1
 "$selftest/undisturbed.py" --config gcov switch_two 'switch, IOMMU, disturb' \
 	'*hotplug*' '*lost-bridge*' || status=1
+"$selftest/vfio.py" --config gcov || status=1
 "$selftest/native.py" --config gcov 'unbound*' 'removed*' || status=1
 "$selftest/gcov.py" || status=1
 exit $status

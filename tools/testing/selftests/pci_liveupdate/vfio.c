@@ -370,16 +370,10 @@ static void finish(int session)
 	close(session);
 }
 
-static void start_next_kernel(void)
-{
-	say("kexec");
-	check(reboot(RB_KEXEC), "reboot", "kexec");
-}
-
 /* ---- tests: a VMM as it should be ---- */
 
 /* Fails as the interrupts of the last device are on: all others must go on. */
-static void fail_to_start_next_kernel(void)
+static void fail_to_start_kernel(void)
 {
 	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "with interrupts");
 	for_each_device(dev) {
@@ -412,9 +406,9 @@ static void waiting_1(void)
 	preserve_all();
 	other = create_session("other");
 	preserve(other, last);
-	fail_to_start_next_kernel();
+	fail_to_start_kernel();
 	close(other);
-	start_next_kernel();
+	start_kernel();
 }
 
 static void open_must_fail(struct device *dev)
@@ -533,7 +527,7 @@ static void killed_1(void)
 	options.preserve--;
 	preserve_all();
 	preserve(create_session("other"), &devices[options.preserve]);
-	start_next_kernel();
+	start_kernel();
 }
 
 static void take_session(void)
@@ -625,7 +619,7 @@ static void several_1(void)
 {
 	open_all();
 	several_preserve();
-	start_next_kernel();
+	start_kernel();
 }
 
 static void several_2(void)
@@ -653,7 +647,7 @@ static void several_2(void)
 	if (options.again) {
 		load_kernel("/kernel", "/initrd.img", options.append);
 		several_preserve();
-		start_next_kernel();
+		start_kernel();
 	}
 	for_each_preserved(dev) {
 		close_device(dev);
@@ -697,7 +691,7 @@ static void pulled_1(void)
 	options.preserve--;
 	preserve_all();
 	say("pulled");
-	start_next_kernel();
+	start_kernel();
 }
 
 static void retrieve_without_last(int err)
@@ -723,7 +717,7 @@ static void pulled_2(void)
 static void gone_1(void)
 {
 	open_and_preserve();
-	start_next_kernel();
+	start_kernel();
 }
 
 static void gone_2(void)
@@ -744,7 +738,7 @@ static void kinds_1(void)
 	preserve_all();
 	for_each_preserved(dev)
 		note_config(dev);
-	start_next_kernel();
+	start_kernel();
 }
 
 static void kinds_2(void)
@@ -793,7 +787,7 @@ static void minimal_1(void)
 	if (!find_cdev(devices[0].bdf, path))
 		die("%s isn't bound to vfio-pci", devices[0].bdf);
 	run_minimal_vmm("before", path, true);
-	start_next_kernel();
+	start_kernel();
 }
 
 static void minimal_2(void)
@@ -806,7 +800,7 @@ static void minimal_2(void)
 static void unprotected_1(void)
 {
 	open_and_preserve();
-	start_next_kernel();
+	start_kernel();
 }
 
 static void unprotected_2(void)
