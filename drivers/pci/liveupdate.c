@@ -477,7 +477,7 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 		if (pci_dev_has_specific_acs(pos))
 			return "a quirk emulates ACS for it or for a bridge above it";
 		/* The next kernel would refuse the table */
-		if (!pci_is_root_bus(pos->bus) && !pos->bus->busn_res.parent)
+		if (!pos->bus->busn_res.parent)
 			return "bus numbers of a bridge above it aren't only its own";
 		if (pos != dev && !pci_has_bus_numbers(pos))
 			return "a bridge above it has lost its bus numbers";

@@ -191,7 +191,8 @@ static void fake_host_destroy(void *data)
 	xa_destroy(&host->functions);
 }
 
-static struct fake_host *fake_host(struct kunit *test, int domain, u8 root)
+static struct fake_host *fake_host_buses(struct kunit *test, int domain, u8 root,
+					 u8 last)
 {
 	struct fake_host *host = kunit_kzalloc(test, sizeof(*host), GFP_KERNEL);
 
@@ -205,9 +206,14 @@ static struct fake_host *fake_host(struct kunit *test, int domain, u8 root)
 #endif
 	host->domain = domain;
 	host->root = root;
-	host->buses = DEFINE_RES_NAMED(root, 256 - root, "fake buses",
+	host->buses = DEFINE_RES_NAMED(root, last - root + 1, "fake buses",
 				       IORESOURCE_BUS);
 	return host;
+}
+
+static struct fake_host *fake_host(struct kunit *test, int domain, u8 root)
+{
+	return fake_host_buses(test, domain, root, 0xff);
 }
 
 static void fake_scan(struct kunit *test, struct fake_host *host)
@@ -1033,6 +1039,30 @@ static void preserve_overlapping_buses(struct kunit *test)
 
 	/* So this kernel reads what it has written */
 	next_kernel(test, host);
+	KUNIT_EXPECT_FALSE(test, pci_incoming.quarantined);
+}
+
+/* Or two host bridges: a bridge below one may have the numbers of the other. */
+static void preserve_overlapping_roots(struct kunit *test)
+{
+	struct fake_host *first = fake_host(test, FAKE_DOMAIN, 0);
+	struct fake_host *second = fake_host(test, FAKE_DOMAIN, 0x80);
+	struct fake_host *other = fake_host(test, FAKE_DOMAIN + 1, 0x80);
+
+	fake_bridge(test, first, 0, 1, 0xff);
+	fake_endpoint(test, first, PCI_DEVID(1, 0));
+	fake_endpoint(test, second, PCI_DEVID(0x80, 0));
+	fake_endpoint(test, other, PCI_DEVID(0x80, 0));
+	fake_scan(test, first);
+	fake_scan(test, second);
+	fake_scan(test, other);
+
+	file_preserve(test);
+	preserve(test, first, PCI_DEVID(1, 0));
+	preserve(test, other, PCI_DEVID(0x80, 0));
+	expect_refused(test, fake_dev(test, second, PCI_DEVID(0x80, 0)), -EINVAL);
+
+	next_kernel(test, first);
 	KUNIT_EXPECT_FALSE(test, pci_incoming.quarantined);
 }
 
@@ -3059,6 +3089,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(preserve_when_it_cannot),
 	KUNIT_CASE(preserve_what_it_cannot),
 	KUNIT_CASE(preserve_overlapping_buses),
+	KUNIT_CASE(preserve_overlapping_roots),
 	KUNIT_CASE(preserve_lost_buses),
 	KUNIT_CASE(remove_outgoing),
 	KUNIT_CASE(unbind_outgoing),
