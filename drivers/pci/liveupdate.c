@@ -646,6 +646,27 @@ static bool pci_record_buses_ok(const struct pci_dev_ser *rec)
 	       !memchr_inv(rec->reserved, 0, sizeof(rec->reserved));
 }
 
+/* Enumeration takes these for an empty slot. */
+static bool pci_record_id_ok(const struct pci_dev_ser *rec)
+{
+	return (rec->vendor && rec->vendor != U16_MAX) ||
+	       (rec->device && rec->device != U16_MAX);
+}
+
+static bool pci_record_vfs_ok(const struct pci_dev_ser *rec)
+{
+	if (!(rec->flags & PCI_DEV_SER_SRIOV))
+		return !rec->max_vf_buses &&
+		       !memchr_inv(rec->vf_bar_order, 0, sizeof(rec->vf_bar_order));
+
+	for (int i = 0; i < PCI_DEV_SER_VF_BARS; i++) {
+		if (rec->vf_bar_order[i] >= BITS_PER_LONG_LONG)
+			return false;
+	}
+
+	return true;
+}
+
 /* Say what is wrong with a record that is in use; NULL if nothing is. */
 static const char *pci_record_check(const struct pci_dev_ser *rec)
 {
@@ -654,6 +675,8 @@ static const char *pci_record_check(const struct pci_dev_ser *rec)
 	if (rec->flags & ~(bridge ? PCI_RECORD_BRIDGE_FLAGS :
 				    PCI_RECORD_ENDPOINT_FLAGS))
 		return "impossible flags";
+	if (!pci_record_id_ok(rec))
+		return "impossible vendor and device ID";
 	if (!bridge && rec->refcount != 1)
 		return "more than one reference to a device";
 	if (bridge && (!pci_record_buses_ok(rec) || rec->max_vf_buses))
@@ -666,10 +689,8 @@ static const char *pci_record_check(const struct pci_dev_ser *rec)
 		if (rec->bar_order[i] >= BITS_PER_LONG_LONG)
 			return "impossible BAR size";
 	}
-	for (int i = 0; !bridge && i < PCI_DEV_SER_VF_BARS; i++) {
-		if (rec->vf_bar_order[i] >= BITS_PER_LONG_LONG)
-			return "impossible VF BAR size";
-	}
+	if (!bridge && !pci_record_vfs_ok(rec))
+		return "impossible virtual functions";
 
 	return NULL;
 }
@@ -721,6 +742,7 @@ static int pci_incoming_index(struct pci_incoming *in, struct xarray *buses)
 	for (u64 pa = in->ser->devices; pa; pa = block->next) {
 		struct pci_dev_ser *rec;
 
+		cond_resched();
 		block = phys_to_virt(pa);
 		rec = (struct pci_dev_ser *)(block + 1);
 		for (u64 i = 0; i < block->count; i++, rec++) {
@@ -802,6 +824,7 @@ static int pci_incoming_read(struct pci_incoming *in)
 	xa_for_each(&buses, key, bridge) {
 		if (err)
 			break;
+		cond_resched();
 		err = pci_incoming_check_bridge(in, &buses, bridge);
 	}
 	xa_destroy(&buses);

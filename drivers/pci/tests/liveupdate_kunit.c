@@ -1828,6 +1828,36 @@ static void quarantine_overlapping_buses(struct kunit *test)
 	expect_quarantine(test, table);
 }
 
+/* What no device has, or no kernel writes */
+static void quarantine_record(struct kunit *test)
+{
+	static const u16 none[] = { 0, 0xffff };
+	struct fake_host *host = fake_tree(test);
+	struct pci_dev_ser *rec;
+
+	file_preserve(test);
+	preserve(test, host, ON_ROOT_BUS);
+	rec = fake_dev(test, host, ON_ROOT_BUS)->liveupdate.outgoing;
+
+	for (int i = 0; i < 4; i++) {
+		rec->vendor = none[i & 1];
+		rec->device = none[i >> 1];
+		expect_quarantine(test, fake_handover(test));
+	}
+	rec->vendor = FAKE_VENDOR;
+
+	/* Without PCI_DEV_SER_SRIOV */
+	rec->max_vf_buses = 1;
+	expect_quarantine(test, fake_handover(test));
+	rec->max_vf_buses = 0;
+	rec->vf_bar_order[PCI_DEV_SER_VF_BARS - 1] = 12;
+	expect_quarantine(test, fake_handover(test));
+	rec->vf_bar_order[PCI_DEV_SER_VF_BARS - 1] = 0;
+
+	next_kernel(test, host);
+	KUNIT_EXPECT_FALSE(test, pci_incoming.quarantined);
+}
+
 /* No table at all: nothing is kept, nothing is stopped. */
 static void no_table(struct kunit *test)
 {
@@ -3120,6 +3150,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(quarantine_unaligned),
 	KUNIT_CASE(quarantine_empty_block),
 	KUNIT_CASE(quarantine_overlapping_buses),
+	KUNIT_CASE(quarantine_record),
 	KUNIT_CASE(no_table),
 	KUNIT_CASE(write_golden_table),
 	KUNIT_CASE(read_golden_table),

@@ -102,8 +102,9 @@ static_assert(sizeof(struct pci_ser) == 24);
  * @bar_order:    Size of each BAR as a power of two; 0 if there is none. The
  *                upper half of a 64-bit BAR has 0.
  * @max_vf_buses: Highest bus number that its virtual functions could have; 0 if
- *                it can have none.
- * @vf_bar_order: The same as @bar_order, for the BARs of one virtual function.
+ *                it can have none, and without %PCI_DEV_SER_SRIOV.
+ * @vf_bar_order: The same as @bar_order, for the BARs of one virtual function;
+ *                0 without %PCI_DEV_SER_SRIOV.
  * @secondary:    Of a bridge, its secondary bus number.
  * @subordinate:  Of a bridge, its subordinate bus number.
  * @reserved:     Of a bridge, zero.
