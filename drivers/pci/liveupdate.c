@@ -574,9 +574,6 @@ static void pci_flb_unpreserve(struct liveupdate_flb_op_args *args)
 	(PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_BROKEN_INTX |		\
 	 PCI_DEV_SER_ACS | PCI_DEV_SER_SRIOV)
 
-/* No table has more, as kho_block_set_grow() ends there. */
-#define PCI_SER_MAX_BLOCKS	10000
-
 /* The one message that says why a boot is quarantined. */
 static __printf(1, 2) void pci_table_err(const char *fmt, ...)
 {
@@ -598,33 +595,6 @@ static unsigned long pci_record_key(u32 domain, u16 bdf)
 static unsigned long pci_bus_key(u32 domain, u8 bus)
 {
 	return (unsigned long)domain << 8 | bus;
-}
-
-static bool pci_ser_address_ok(u64 pa)
-{
-	return kho_preserved_size(pa) == PAGE_SIZE;
-}
-
-/*
- * Whether the blocks can be read. kho_block_set_restore() trusts addresses, and
- * gives all memory back if it finds an error: memory that may not be the table's.
- */
-static bool pci_ser_chain_ok(struct pci_incoming *in)
-{
-	u64 pa = in->ser->devices;
-
-	for (int i = 0; pa; i++) {
-		struct kho_block_header_ser *block;
-
-		if (i == PCI_SER_MAX_BLOCKS || !pci_ser_address_ok(pa))
-			return false;
-		block = phys_to_virt(pa);
-		if (!block->count || block->count > in->blocks.count_per_block)
-			return false;
-		pa = block->next;
-	}
-
-	return true;
 }
 
 /* Bridges have no driver here, and what is behind the final NUL is zero. */
@@ -848,7 +818,7 @@ static int pci_incoming_load(struct pci_incoming *in, u64 pa)
 {
 	int err;
 
-	if (!pci_ser_address_ok(pa)) {
+	if (kho_preserved_size(pa) != PAGE_SIZE) {
 		pci_table_err("no preserved memory at %#llx", pa);
 		return -EINVAL;
 	}
@@ -861,7 +831,8 @@ static int pci_incoming_load(struct pci_incoming *in, u64 pa)
 	}
 
 	kho_block_set_init(&in->blocks, sizeof(struct pci_dev_ser));
-	if (in->ser->reserved || !pci_ser_chain_ok(in)) {
+	if (in->ser->reserved ||
+	    !kho_block_set_can_restore(&in->blocks, in->ser->devices)) {
 		pci_table_err("its chain of blocks is broken");
 		return -EINVAL;
 	}

@@ -890,7 +890,7 @@ static void preserve_fails_on_path(struct kunit *test)
 		rec = phys_to_virt(out->free);
 		out->free = rec->next_free;
 		out->end.i = out->blocks.count_per_block;
-		out->blocks.nblocks = PCI_SER_MAX_BLOCKS;
+		out->blocks.nblocks = INT_MAX;
 		KUNIT_EXPECT_EQ(test, i, nr_free_slots());
 
 		KUNIT_EXPECT_EQ(test, -ENOSPC, pci_liveupdate_preserve(dev));
