@@ -64,7 +64,7 @@ all()
 	# Not "hotplug": lockdep doesn't like the order of pciehp's own locks
 	suite "$top/tools/testing/selftests/pci_liveupdate/undisturbed.py" --config debug \
 		root_bus 'switch_two, IOMMU' '*, disturb' '*lost-bridge*'
-	suite "$top/scripts/kunit.sh"
+	suite "$top/scripts/kunit.sh" tables=100000
 	suite "$top/tools/testing/selftests/pci_liveupdate/robust.py" 'table*' 'file*' off
 	suite "$top/tools/testing/selftests/pci_liveupdate/robust.py" --config debug \
 		'table, loop' 'file, state' faults stress
