@@ -47,7 +47,7 @@ struct fake_function {
 	u8 writable[512];
 	u8 clears[512];		/* write 1 to clear */
 	unsigned int nr_changes;
-	/* Called when @read_at is read, by whom no spinlock is held on x86 */
+	/* Called when @read_at is read: on x86 no spinlock is held then */
 	void (*on_read)(void);
 	int read_at;
 };
