@@ -1229,6 +1229,7 @@ static void adopt_and_finish(struct kunit *test)
 	struct fake_host *host = fake_tree(test);
 	struct fake_table *table;
 	struct pci_dev *dev, *top;
+	int usage;
 
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
@@ -1237,6 +1238,9 @@ static void adopt_and_finish(struct kunit *test)
 
 	dev = fake_dev(test, host, LEFT_0);
 	top = fake_dev(test, host, BRIDGE_TOP);
+	usage = atomic_read(&dev->dev.power.usage_count);
+	KUNIT_EXPECT_TRUE(test, dev->liveupdate.held);
+	KUNIT_EXPECT_TRUE(test, top->liveupdate.held);
 	KUNIT_EXPECT_EQ(test, 2, pci_incoming.nr_devices);
 	KUNIT_EXPECT_EQ(test, 3, pci_incoming.nr_bridges);
 	KUNIT_EXPECT_TRUE(test, xa_empty(&pci_incoming.index));
@@ -1256,6 +1260,9 @@ static void adopt_and_finish(struct kunit *test)
 	for (int i = 0; i < 2; i++) {
 		pci_liveupdate_finish(dev);
 		expect_ordinary(test, host, LEFT_0);
+		KUNIT_EXPECT_FALSE(test, dev->liveupdate.held);
+		KUNIT_EXPECT_EQ(test, usage - 1,
+				atomic_read(&dev->dev.power.usage_count));
 		expect_ordinary(test, host, BRIDGE_LEFT);
 		KUNIT_EXPECT_EQ(test, 1, top->liveupdate.incoming);
 	}
@@ -1859,7 +1866,20 @@ static void quarantine_record(struct kunit *test)
 	rec->max_vf_buses = 0;
 	rec->vf_bar_order[PCI_DEV_SER_VF_BARS - 1] = 12;
 	expect_quarantine(test, fake_handover(test));
+	/* With it */
+	rec->flags = PCI_DEV_SER_SRIOV;
+	rec->vf_bar_order[PCI_DEV_SER_VF_BARS - 1] = 64;
+	expect_quarantine(test, fake_handover(test));
 	rec->vf_bar_order[PCI_DEV_SER_VF_BARS - 1] = 0;
+
+	/* Those of a bridge, or of a later version */
+	for (int i = 0; i < BITS_PER_TYPE(rec->flags); i++) {
+		rec->flags = BIT(i);
+		if (!(rec->flags & (PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_BROKEN_INTX |
+				    PCI_DEV_SER_ACS | PCI_DEV_SER_SRIOV)))
+			expect_quarantine(test, fake_handover(test));
+	}
+	rec->flags = 0;
 
 	next_kernel(test, host);
 	KUNIT_EXPECT_FALSE(test, pci_incoming.quarantined);
