@@ -1316,7 +1316,10 @@ static void adopt_for_its_driver(struct kunit *test)
 
 	file_preserve(test);
 	/* Had none, and had one that userspace had chosen */
-	device_release_driver(&fake_dev(test, host, LEFT_0)->dev);
+	dev = fake_dev(test, host, LEFT_0);
+	device_release_driver(&dev->dev);
+	/* One that nothing is bound by isn't kept */
+	KUNIT_ASSERT_EQ(test, 0, device_set_driver_override(&dev->dev, "absent"));
 	dev = fake_dev(test, host, LEFT_1);
 	KUNIT_ASSERT_EQ(test, 0, device_set_driver_override(&dev->dev, "fake-vfio"));
 	preserve(test, host, LEFT_0);
