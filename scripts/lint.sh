@@ -131,7 +131,7 @@ htmldocs()
 	rm -rf "$docs"
 	mkdir -p "$source"
 	# What Sphinx reads, and what our pages include
-	ln -s "$linux"/{MAINTAINERS,samples} "$docs"
+	ln -s "$linux"/{MAINTAINERS,samples,tools} "$docs"
 	cd "$linux/Documentation"
 	{
 		our_files | sed -n 's,^Documentation/,,p'

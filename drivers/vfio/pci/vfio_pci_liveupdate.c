@@ -9,9 +9,9 @@
  * A VMM preserves the file of a vfio-pci device with
  * ``LIVEUPDATE_SESSION_PRESERVE_FD``. The device goes on while the kernel is
  * replaced: it isn't reset, its BARs, its registers and its power state stay, and
- * so does its DMA unless an IOMMU translates for it. Only a cdev file that is bound to an iommufd (with or
- * without an IOMMU behind it) can be preserved; the Live Update Orchestrator
- * (LUO) answers -ENOENT for any other.
+ * so does its DMA unless an IOMMU translates for it. Only a cdev file that is bound
+ * to an iommufd (with or without an IOMMU behind it) can be preserved; the Live
+ * Update Orchestrator (LUO) answers -ENOENT for any other.
  *
  * preserve
  *   The PCI core puts the device into its table, and the state that the next
@@ -516,7 +516,7 @@ static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
 
 	if (vdev->liveupdate.master && !vfio_pci_is_translated(vdev->pdev)) {
 		pci_warn(vdev->pdev,
-			 "liveupdate: DMA stays off: no IOMMU translates as before; restart its user\n");
+			 "DMA stays off: no IOMMU translates as before; restart its user\n");
 		return -EOPNOTSUPP;
 	}
 

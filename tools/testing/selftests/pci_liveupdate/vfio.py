@@ -38,7 +38,7 @@ BUS = ["pci-bridge,id=bridge,bus=pcie.0,addr=4.0,chassis_nr=1",
 KINDS = [
     "e1000,bus=pcie.0,addr=4.0,romfile=",                           # no FLR, no MSI
     "igb,bus=pcie.0,addr=5.0,romfile={rom}",                        # option ROM
-    "pci-testdev,bus=pcie.0,addr=6.0,membar=64G,romfile=",          # BAR above 4 GiB
+    "pci-testdev,bus=pcie.0,addr=6.0,membar=1G,romfile=",          # BAR above 4 GiB
     "igb,bus=pcie.0,addr=7.0,multifunction=on,romfile=", "igb,bus=pcie.0,addr=7.1,romfile=",
 ]
 
@@ -86,7 +86,10 @@ SCENARIOS = [
              lines={(2, ADOPTED.format(1, 2, 1)): 1,
                     (2, r"0000:02:00.0 \[8086:10c9\] was preserved but is not there"): 1}),
     Scenario("kinds", "no FLR, INTx only, option ROM, BAR above 4 GiB, functions", KINDS, 5,
-             lines={(2, ADOPTED.format(5, 0, 0)): 1}),
+             lines={(1, r"0000:00:06\.0: BAR 2 \[mem 0x[1-9a-f][0-9a-f]{8,}-"): 1,
+                    (2, ADOPTED.format(5, 0, 0)): 1,
+                    # The firmware's place is in a hole of e820: no rescan finds it again
+                    (2, "INIT: not ordinary 0000:00:06.0, see sizes"): 1}),
     Scenario("minimal", "the VMM of the documentation", list(igbs(1)),
              lines={(2, ADOPTED.format(1, 1, 0)): 1}),
     Scenario("unprotected", "no IOMMU in the second kernel", list(igbs(1)),
@@ -137,7 +140,8 @@ def judge(vm, scenario):
         if count != expected:
             yield f"kernel {kernel} has {count} lines with '{pattern}', not {expected}"
     for line in vm.lines:
-        if "INIT: not ordinary" in line.text:
+        if "INIT: not ordinary" in line.text and \
+                not any(pattern in line.text for _, pattern in scenario.lines):
             yield line.text
 
 
