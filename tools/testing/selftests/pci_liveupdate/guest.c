@@ -32,12 +32,23 @@ __u64 now_ms(void)
 	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
 }
 
+/* Returns 0 or -errno. */
+int try_write(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	int err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
 void write_text(const char *path, const char *text)
 {
-	int fd = check(open(path, O_WRONLY), "open", path);
-
-	check(write(fd, text, strlen(text)), text, path);
-	close(fd);
+	check_luo(try_write(path, text), text, path);
 }
 
 ssize_t read_config(const char *dir, __u8 *config, size_t size)

@@ -41,6 +41,7 @@ __u64 now_ms(void);
 	} \
 } while (0)
 
+int try_write(const char *path, const char *text);
 void write_text(const char *path, const char *text);
 ssize_t read_config(const char *dir, __u8 *config, size_t size);
 void find_path(const char *bdf, char path[PATH_MAX]);

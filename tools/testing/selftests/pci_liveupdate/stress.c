@@ -41,20 +41,6 @@ static bool is_there(const char *bdf, const char *what)
 	return !access(path, F_OK);
 }
 
-/* Returns 0 or -errno. */
-static int try_write(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-	int err = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, strlen(text)) < 0)
-		err = -errno;
-	close(fd);
-	return err;
-}
-
 static int try_attribute(const char *bdf, const char *name, const char *text)
 {
 	char path[PATH_MAX];

@@ -40,6 +40,8 @@
 #define LIMIT_MS	120000
 #define CONFIG_SIZE	256
 
+#define VF_TOKEN	"14d63f20-8445-11ea-8900-1f9ce7d5650d"
+
 /* What the user writes to registers that vfio only keeps for it */
 #define VIRTUAL_LINE	0x5a
 #define VIRTUAL_BAR	0x5a000000
@@ -96,14 +98,9 @@ static void expect(int err, int expected, const char *what, const char *where)
 static int try_attribute(struct device *dev, const char *name, const char *text)
 {
 	char path[PATH_MAX];
-	int fd, err = 0;
 
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/%s", dev->bdf, name);
-	fd = check(open(path, O_WRONLY), "open", path);
-	if (write(fd, text, strlen(text)) < 0)
-		err = errno;
-	close(fd);
-	return err;
+	return -try_write(path, text);
 }
 
 static bool is_there(struct device *dev)
@@ -876,6 +873,44 @@ static void refuse_low_power(struct device *dev)
 	close_device(dev);
 }
 
+/* Neither one, nor a device that has any. The kernel binds it to vfio-pci. */
+static void refuse_virtual_function(struct device *dev)
+{
+	struct device vf = { .bdf = "0000:01:10.0" };
+	char path[PATH_MAX];
+	int fd;
+
+	open_device(dev);
+	disable_interrupt(dev);
+	vfio_device_set_vf_token(dev->vfio->fd, VF_TOKEN);
+	expect(try_attribute(dev, "sriov_numvfs", "1"), 0, "virtual function", dev->bdf);
+	must_not_preserve(dev->vfio->fd, EINVAL, "with-VFs");
+
+	wait_for(LIMIT_MS, find_cdev(vf.bdf, path), "%s to be bound", vf.bdf);
+	fd = check(open(path, O_RDWR), "open", vf.bdf);
+	expect(-__vfio_device_bind_iommufd(fd, iommu->iommufd, VF_TOKEN), 0, "bind", vf.bdf);
+	must_not_preserve(fd, EINVAL, "VF");
+	close(fd);
+	expect(try_attribute(dev, "sriov_numvfs", "0"), 0, "no virtual function", dev->bdf);
+	close_device(dev);
+}
+
+/* QEMU has no device with any. */
+static void refuse_pasid(struct device *dev)
+{
+	struct vfio_device_attach_iommufd_pt attach = {
+		.argsz = sizeof(attach),
+		.flags = VFIO_DEVICE_ATTACH_PASID,
+		.pasid = 1,
+		.pt_id = iommu->ioas_id,
+	};
+
+	open_device(dev);
+	expect(ioctl(dev->vfio->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ? errno : 0, EINVAL,
+	       "attach PASID", dev->bdf);
+	close_device(dev);
+}
+
 static void refuse_vga(struct device *dev)
 {
 	dev->vfio = vfio_pci_device_init(dev->bdf, iommu);
@@ -892,6 +927,8 @@ static void refused_1(void)
 	refuse_unbound(nic);
 	create_iommu();
 	refuse_low_power(nic);
+	refuse_virtual_function(nic);
+	refuse_pasid(nic);
 	refuse_vga(&devices[1]);
 }
 

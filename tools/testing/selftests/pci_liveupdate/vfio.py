@@ -63,9 +63,10 @@ class Scenario:
         return f"{self.test}: {self.title}"
 
     def append(self):
-        return (f'{vmtest.IOMMU} vfio_iommu_type1.allow_unsafe_interrupts=1 vmm=vfio '
-                f'options="--test {self.test}" preserve={self.preserve} updates={self.updates} '
-                f'next_options="{self.next_options}"')
+        return (f'{vmtest.IOMMU} vfio_iommu_type1.allow_unsafe_interrupts=1 '
+                'vfio_pci.enable_sriov=1 vmm=vfio '
+                f'options="--test {self.test}" next_options="{self.next_options}" '
+                f'preserve={self.preserve} updates={self.updates}')
 
 
 ADOPTED = "liveupdate: adopted {} devices and {} bridges, {} missing"
@@ -95,9 +96,11 @@ SCENARIOS = [
     Scenario("unprotected", "no IOMMU in the second kernel", list(igbs(1)),
              next_options="intel_iommu=off",
              lines={(2, "DMA stays off: no IOMMU translates as before"): 1}),
-    Scenario("refused", "group, unbound, in low power, VGA",
+    Scenario("refused", "group, unbound, in low power, virtual functions, VGA",
              [*igbs(1), "VGA,bus=pcie.0,addr=2.0,romfile=", "VGA,bus=pcie.0,addr=3.0,romfile="],
              updates=0, lines={(1, "not preserved: a VGA device"): 1,
+                               (1, "not preserved: virtual functions can't be"): 1,
+                               (1, "not preserved: virtual functions are enabled"): 1,
                                (1, "live update refused: it is in low power"): 1}),
 ]
 

@@ -492,7 +492,8 @@ static bool try_to_open(struct nic *nic, const char *dir)
 		return false;
 	snprintf(path, sizeof(path), "%s/driver_override", dir);
 	write_text(path, "vfio-pci");
-	write_text("/sys/bus/pci/drivers_probe", nic->bdf);
+	if (try_write("/sys/bus/pci/drivers_probe", nic->bdf))
+		return false;
 	if (!find_cdev(nic->bdf, path))
 		return false;
 	nic->fd = open(path, O_RDWR);
