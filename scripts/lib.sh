@@ -97,7 +97,7 @@ patched_files()
 # The directories with code that our patches touch, without those below another of them
 patched_directories()
 {
-	patched_files | grep '\.c$' | sed 's,[^/]*$,,' | sort -u |
+	patched_files | grep '\.c$' | grep -v '^tools/' | sed 's,[^/]*$,,' | sort -u |
 		awk 'last == "" || index($0, last) != 1 { print; last = $0 }'
 }
 
