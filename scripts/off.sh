@@ -63,7 +63,7 @@ compare()
 		sed 's/^/not compiled: /' | grep . && failed=1
 	say "comparing $(objects "$work/new" | wc -l) objects"
 	while read -r object; do
-		[[ ! $object =~ ^$not_ours$ ]] || continue
+		[[ ! $object =~ ^($not_ours)$ ]] || continue
 		cmp -s <(contents "$work/old" "$object"; symbols "$work/old" "$object") \
 			<(contents "$work/new" "$object"; symbols "$work/new" "$object") ||
 			{ echo "differs: $object"; failed=1; }
