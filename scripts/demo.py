@@ -112,8 +112,7 @@ class Result:
             self.judge_functions()
         if self.held:
             self.judge_device()
-        for line in self.vm.bad_lines()[:5]:
-            self.problems.append(f"kernel {line.kernel} complained: {line.text}")
+        self.problems += self.vm.complaints()[:5]
 
     def judge_complete(self):
         """What isn't there can't be wrong, but isn't right either."""

@@ -647,13 +647,21 @@ static u64 nr_free_slots(void)
 	return nr;
 }
 
-/* The next kernel enumerates a host that this one has preserved devices of. */
-static struct fake_table *next_kernel(struct kunit *test, struct fake_host *host)
+/* Hand over what is preserved; nothing else is left of this kernel. */
+static struct fake_table *end_kernel(struct kunit *test, struct fake_host *host)
 {
 	struct fake_table *table = fake_handover(test);
 
 	fake_file_unpreserve();
 	fake_host_unscan(host);
+	return table;
+}
+
+/* The next kernel enumerates a host that this one has preserved devices of. */
+static struct fake_table *next_kernel(struct kunit *test, struct fake_host *host)
+{
+	struct fake_table *table = end_kernel(test, host);
+
 	fake_retrieve(fake_table_pa(table));
 	fake_scan(test, host);
 	return table;
@@ -1294,9 +1302,7 @@ static void adopt_without_a_write(struct kunit *test)
 
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
-	table = fake_handover(test);
-	fake_file_unpreserve();
-	fake_host_unscan(host);
+	table = end_kernel(test, host);
 
 	fake_retrieve(fake_table_pa(table));
 	clear_changes(host);
@@ -1327,9 +1333,7 @@ static void adopt_for_its_driver(struct kunit *test)
 	preserve(test, host, RIGHT);
 
 	/* As in next_kernel(), but there the driver of that name isn't there yet */
-	table = fake_handover(test);
-	fake_file_unpreserve();
-	fake_host_unscan(host);
+	table = end_kernel(test, host);
 	pci_unregister_driver(&fake_driver);
 	KUNIT_ASSERT_EQ(test, 0, pci_register_driver(&fake_native_driver));
 	fake_retrieve(fake_table_pa(table));
@@ -1369,9 +1373,7 @@ static void adopt_another(struct kunit *test, u16 bdf, int where, u32 val)
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
 	preserve(test, host, RIGHT);
-	table = fake_handover(test);
-	fake_file_unpreserve();
-	fake_host_unscan(host);
+	table = end_kernel(test, host);
 
 	bridge = fake_function(host, bdf)->config[PCI_HEADER_TYPE] & 1;
 	fake_set(fake_function(host, bdf), where, 4, val, 0);
@@ -1470,9 +1472,7 @@ static void adopt_missing(struct kunit *test)
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
 	preserve(test, host, LEFT_1);
-	table = fake_handover(test);
-	fake_file_unpreserve();
-	fake_host_unscan(host);
+	table = end_kernel(test, host);
 
 	kfree(xa_erase(&host->functions, LEFT_0));
 	fake_retrieve(fake_table_pa(table));
@@ -1741,9 +1741,7 @@ static void quarantine(struct kunit *test)
 
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
-	table = fake_handover(test);
-	fake_file_unpreserve();
-	fake_host_unscan(host);
+	table = end_kernel(test, host);
 
 	fake_table_ser(table)->version++;
 	fake_retrieve(fake_table_pa(table));
@@ -3209,9 +3207,7 @@ static void remove_incoming_bridge(struct kunit *test)
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
 	preserve(test, host, RIGHT);
-	table = fake_handover(test);
-	fake_file_unpreserve();
-	fake_host_unscan(host);
+	table = end_kernel(test, host);
 	kfree(xa_erase(&host->functions, LEFT_0));
 	fake_retrieve(fake_table_pa(table));
 	fake_scan(test, host);

@@ -76,10 +76,9 @@ static int luo, session, memfd, vfio;
 #define for_each_device(dev) \
 	for (struct device *dev = devices; dev < devices + nr_devices; dev++)
 
-static void expect(int err, int expected, const char *what, const char *where)
+static void must_refuse(int err, int expected, const char *what, const char *where)
 {
-	if (err != expected)
-		die("%s %s: %s, not: %s", where, what, strerror(err), strerror(expected));
+	expect(err, expected, what, where);
 	say("refused bdf=%s what=%s", where, what);
 }
 
@@ -104,7 +103,7 @@ static int unload_module(void)
 static void unload_must_fail(void)
 {
 	if (options.module)
-		expect(unload_module() ? errno : 0, EWOULDBLOCK, "unload", options.module);
+		must_refuse(unload_module() ? errno : 0, EWOULDBLOCK, "unload", options.module);
 }
 
 static void bind_driver(struct device *dev)
@@ -129,7 +128,7 @@ static void remove_last(const char *when, const char *attribute)
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/%s", dev->bdf, attribute);
 	write_text(path, strcmp(attribute, "remove") ? dev->bdf : "1");
 	if (dev->buffer)
-		expect(ioctl(dev->fd, EDU_DMA_TO_DEVICE) ? errno : 0, ENODEV, "DMA", dev->bdf);
+		must_refuse(ioctl(dev->fd, EDU_DMA_TO_DEVICE) ? errno : 0, ENODEV, "DMA", dev->bdf);
 	say("removed bdf=%s", dev->bdf);
 }
 
@@ -320,8 +319,7 @@ static void vfio_open(void)
 {
 	char path[PATH_MAX];
 
-	if (!find_cdev(options.vfio, path))
-		die("%s isn't bound to vfio-pci", options.vfio);
+	get_cdev(options.vfio, path);
 	vfio = check(open(path, O_RDWR), "open", path);
 }
 
@@ -377,7 +375,7 @@ static void vfio_set_irq(bool on)
 static void fail_to_kexec(void)
 {
 	vfio_set_irq(true);
-	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", options.vfio);
+	must_refuse(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", options.vfio);
 	vfio_set_irq(false);
 }
 
@@ -446,8 +444,8 @@ static void preserve_twice_must_fail(struct device *dev)
 {
 	int fd = check(try_open(dev), "open", dev->bdf);
 
-	expect(-luo_session_preserve_fd(session, fd, UNUSED_TOKEN), EBUSY,
-	       "preserve-twice", dev->bdf);
+	must_refuse(-luo_session_preserve_fd(session, fd, UNUSED_TOKEN), EBUSY,
+		    "preserve-twice", dev->bdf);
 	close(fd);
 }
 
@@ -468,8 +466,8 @@ static void refuse(void)
 {
 	session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
 	for_each_device(dev) {
-		expect(-luo_session_preserve_fd(session, dev->fd, dev - devices), EOPNOTSUPP,
-		       "preserve", dev->bdf);
+		must_refuse(-luo_session_preserve_fd(session, dev->fd, dev - devices), EOPNOTSUPP,
+			    "preserve", dev->bdf);
 		use(dev, "refused");
 	}
 	say("done");
@@ -549,15 +547,15 @@ static void take_back(struct device *dev)
 	int err = fd < 0 ? -fd : 0;
 
 	if (is_removed(dev) || is_lost(dev)) {
-		expect(err, ENODEV, "retrieve", dev->bdf);
+		must_refuse(err, ENODEV, "retrieve", dev->bdf);
 		return;
 	}
 	if (is_damaged(dev)) {
-		expect(err, EIO, "retrieve", dev->bdf);
+		must_refuse(err, EIO, "retrieve", dev->bdf);
 		return;
 	}
 	if (options.iommu) {
-		expect(err, EOPNOTSUPP, "retrieve", dev->bdf);
+		must_refuse(err, EOPNOTSUPP, "retrieve", dev->bdf);
 		return;
 	}
 	dev->fd = check_luo(fd, "retrieve", dev->bdf);
@@ -568,7 +566,7 @@ static void take_back(struct device *dev)
 static void open_must_fail(struct device *dev)
 {
 	if (!is_removed(dev) && !is_lost(dev))
-		expect(try_open(dev) < 0 ? errno : 0, EBUSY, "open", dev->bdf);
+		must_refuse(try_open(dev) < 0 ? errno : 0, EBUSY, "open", dev->bdf);
 }
 
 static void retrieve_session(void)
@@ -579,7 +577,7 @@ static void retrieve_session(void)
 /* Somebody has taken the memory and doesn't want the devices: they go on waiting */
 static void forget(void)
 {
-	expect(-luo_session_finish(session), EBUSY, "finish", SESSION);
+	must_refuse(-luo_session_finish(session), EBUSY, "finish", SESSION);
 	close(session);
 	retrieve_session();
 }
@@ -589,7 +587,7 @@ static void finish_outlived(void)
 	const char *name = old_session[1];
 	int old = check_luo(luo_retrieve_session(luo, name), "retrieve session", name);
 
-	expect(-luo_session_retrieve_fd(old, 0), ENODEV, "retrieve", name);
+	must_refuse(-luo_session_retrieve_fd(old, 0), ENODEV, "retrieve", name);
 	check_luo(luo_session_finish(old), "finish session", name);
 	close(old);
 }

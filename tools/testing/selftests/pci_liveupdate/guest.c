@@ -24,6 +24,12 @@ int check_luo(int ret, const char *what, const char *where)
 	return ret;
 }
 
+void expect(int err, int expected, const char *what, const char *where)
+{
+	if (err != expected)
+		die("%s %s: %s, not: %s", where, what, strerror(err), strerror(expected));
+}
+
 __u64 now_ms(void)
 {
 	struct timespec ts;
@@ -136,6 +142,12 @@ bool find_cdev(const char *bdf, char path[PATH_MAX])
 		snprintf(path, PATH_MAX, "/dev/vfio/devices/%s", entry->d_name);
 	closedir(dir);
 	return entry;
+}
+
+void get_cdev(const char *bdf, char path[PATH_MAX])
+{
+	if (!find_cdev(bdf, path))
+		die("%s isn't bound to vfio-pci", bdf);
 }
 
 /* Returns -errno */

@@ -28,6 +28,7 @@
 
 int check(int ret, const char *what, const char *where);
 int check_luo(int ret, const char *what, const char *where);
+void expect(int err, int expected, const char *what, const char *where);
 
 __u64 now_ms(void);
 
@@ -47,6 +48,7 @@ ssize_t read_config(const char *dir, __u8 *config, size_t size);
 void find_path(const char *bdf, char path[PATH_MAX]);
 void visit_path(const char *bdf, void (*visit)(const char *dir, const char *bdf));
 bool find_cdev(const char *bdf, char path[PATH_MAX]);
+void get_cdev(const char *bdf, char path[PATH_MAX]);
 int try_to_bind(int fd, int iommufd);
 void bind_device(int fd, int iommufd, const char *bdf);
 

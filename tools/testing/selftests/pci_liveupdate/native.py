@@ -14,7 +14,6 @@ for: its interrupt. Patterns select tests by name: 'removed*'.
 The result is KTAP. Logs are in out/native, the trace of config space only if the test failed.
 """
 
-import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -144,7 +143,7 @@ def judge(vm, scenario):
 
 @dataclass
 class Outcome:
-    scenario: Scenario
+    name: str
     directory: str
     problems: list
     computing: int          # so many factorials weren't ready when their device was taken back
@@ -160,18 +159,8 @@ def run(guest, scenario):
             problems = list(judge(vm, scenario))
         except (ValueError, StopIteration) as error:
             problems = [f"can't judge: {error!r}"]      # what it looked for isn't there
-    problems += [f"kernel {line.kernel} complained: {line.text}" for line in vm.bad_lines()[:20]]
-    if not problems:
-        os.remove(vm.trace)
-    return Outcome(scenario, vm.directory, problems, len(vm.find("found", computing="1")),
-                   guest.config)
-
-
-def report(number, outcome):
-    details = list(outcome.problems)
-    if details:
-        details.append(f"logs: {os.path.relpath(outcome.directory)}")
-    return suite.result(not details, number, outcome.scenario.title, details)
+    return Outcome(scenario.title, vm.directory, suite.conclude(vm, problems),
+                   len(vm.find("found", computing="1")), guest.config)
 
 
 def count_computing(number, outcomes):
@@ -183,4 +172,4 @@ def count_computing(number, outcomes):
 
 
 if __name__ == "__main__":
-    suite.main(__doc__, "native", SCENARIOS, prepare, run, report, count_computing)
+    suite.main(__doc__, "native", SCENARIOS, prepare, run, suite.report, count_computing)

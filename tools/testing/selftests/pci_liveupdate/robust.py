@@ -17,7 +17,6 @@ The result is KTAP. Logs are in out/robust.
 """
 
 import os
-import re
 import struct
 import sys
 from dataclasses import dataclass
@@ -166,19 +165,14 @@ class Run:
             self.problems.append(stopped)
         else:
             judge(self)
-        for line in self.vm.bad_lines()[:20]:
-            self.problems.append(f"kernel {line.kernel} complained: {line.text}")
+        self.problems += self.vm.complaints()
         return self
 
     def wait(self, pattern, limit=20):
         return self.vm.wait(pattern, limit * self.slow)
 
-    def lines(self, kernel, pattern):
-        return [line.time for line in self.vm.lines
-                if line.kernel == kernel and re.search(pattern, line.text)]
-
     def check_lines(self, kernel, pattern, expected=1):
-        count = len(self.lines(kernel, pattern))
+        count = len(self.vm.times(kernel, pattern))
         if count != expected:
             self.problems.append(
                 f"kernel {kernel} has {count} lines with '{pattern}', not {expected}")
@@ -235,7 +229,7 @@ def judge_quiesced(run):
     """The first that the new kernel does to the device is to clear Bus Master Enable."""
     clock, vm = run.vm.wall_clock, run.vm
     accesses = cfgtrace.read(vm.trace)
-    start, end = (clock + run.lines(kernel, text)[0]
+    start, end = (clock + vm.times(kernel, text)[0]
                   for kernel, text in ((1, "Starting new kernel"), (2, "INIT: stage 2")))
     changes = [change for change in cfgtrace.changes(accesses, NICS[:1], start, end, start)]
     if not changes:

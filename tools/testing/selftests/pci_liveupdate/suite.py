@@ -23,6 +23,22 @@ def result(ok, number, text, details):
     return ok
 
 
+def conclude(vm, problems):
+    """All that is wrong with a machine. Nobody looks at the trace of a good one."""
+    problems = problems + vm.complaints()
+    if not problems:
+        os.remove(vm.trace)
+    return problems
+
+
+def report(number, outcome):
+    """outcome: has a name, problems and the directory of the logs."""
+    details = list(outcome.problems)
+    if details:
+        details.append(f"logs: {os.path.relpath(outcome.directory)}")
+    return result(not details, number, outcome.name, details)
+
+
 def main(doc, name, scenarios, prepare, run, report, extra=None):
     """doc: for --help; name: of the logs' directory.
     scenarios: all there are; each has a name().

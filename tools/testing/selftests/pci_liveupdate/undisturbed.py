@@ -131,16 +131,8 @@ def scenarios():
     yield Scenario("switch", False, "pci=assign-busses", "lost-bridge")
 
 
-def rom(guest):
-    """The file with an option ROM."""
-    return f"{guest.directory}/rom"
-
-
 def prepare(directory, config):
-    guest = vmtest.prepare(suite.OUT, directory, config)
-    with open(rom(guest), "wb") as file:
-        file.write(bytes(0x10000))
-    return guest
+    return vmtest.prepare(suite.OUT, directory, config)
 
 
 def boot(guest, scenario):
@@ -161,7 +153,7 @@ def boot(guest, scenario):
 
     # Rarely enough for the wire to hold what a busy host doesn't deliver for a second
     vm = guest.machine(f"{guest.directory}/{scenario.directory()}", scenario.append(),
-                       interval=0.02, devices=scenario.devices(rom(guest)),
+                       interval=0.02, devices=scenario.devices(guest.rom),
                        options=incident.qemu, answers=incident.answers)
     return vm, vm.play(drive)
 
@@ -194,13 +186,8 @@ class Judge:
     def time(self, name, **fields):
         return self.vm.first(name, **fields).time
 
-    def lines(self, kernel, pattern):
-        """When this kernel said so."""
-        return [line.time for line in self.vm.lines
-                if line.kernel == kernel and re.search(pattern, line.text)]
-
     def line(self, kernel, pattern):
-        return self.lines(kernel, pattern)[0]
+        return self.vm.times(kernel, pattern)[0]
 
     def judge(self):
         """Of a machine that got to its end."""
@@ -260,7 +247,7 @@ class Judge:
             if not self.vm.first("disturbed", kernel=kernel):
                 self.say(f"kernel {kernel} wasn't disturbed")
         for pattern, expected in self.incident.lines.items():
-            count = len(self.lines(2, pattern))
+            count = len(self.vm.times(2, pattern))
             if count != expected:
                 self.say(f"kernel 2 has {count} lines with '{pattern}', not {expected}")
 
@@ -346,8 +333,7 @@ def run(guest, scenario):
         except (ValueError, IndexError, AttributeError) as error:
             # What it looked for isn't there
             outcome.problems.append(f"can't judge: {error!r}")
-    for line in vm.bad_lines()[:20]:
-        outcome.problems.append(f"kernel {line.kernel} complained: {line.text}")
+    outcome.problems += vm.complaints()
     if not outcome.changes and not outcome.problems:
         os.remove(vm.trace)
     return outcome

@@ -18,7 +18,6 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
 
@@ -51,7 +50,7 @@ struct memory {
 	__u8 region[SZ_1M];		/* libvfio's driver's */
 	__u8 source[COPY_SIZE];
 	__u8 target[COPY_SIZE];
-	__u8 pristine[CONFIG_SIZE];	/* while nobody had it open */
+	__u8 config[CONFIG_SIZE];	/* as it is to be again */
 	__u32 virtual_bar;
 	__u8 pad[SZ_4K - CONFIG_SIZE - sizeof(__u32)];
 };
@@ -84,12 +83,6 @@ static struct iommu *iommu;
 static int token(struct device *dev)
 {
 	return dev - devices;
-}
-
-static void expect(int err, int expected, const char *what, const char *where)
-{
-	if (err != expected)
-		die("%s %s: %s, not: %s", where, what, strerror(err), strerror(expected));
 }
 
 /* ---- sysfs ---- */
@@ -237,7 +230,6 @@ static bool wait_for_event(int fd)
 	return poll(&poll_fd, 1, LIMIT_MS) == 1 && read(fd, &count, sizeof(count)) == sizeof(count);
 }
 
-/* Its eventfd is the first one. */
 static void check_interrupt(struct device *dev, const char *when)
 {
 	int fd = dev->vfio->msi_eventfds[dev->vfio->driver.msi];
@@ -280,23 +272,28 @@ static void check_virtual_config(struct device *dev)
 		    VIRTUAL_LINE, dev->memory->virtual_bar);
 }
 
+static void note_config(struct device *dev)
+{
+	read_all_config(dev, dev->memory->config);
+}
+
 /* Closing a device resets it to what it was before. */
 static void note_pristine(struct device *dev)
 {
 	dev->vfio = vfio_pci_device_init(dev->bdf, iommu);
 	close_device(dev);
-	read_all_config(dev, dev->memory->pristine);
+	note_config(dev);
 }
 
-static void check_pristine(struct device *dev)
+static void check_config(struct device *dev)
 {
 	__u8 config[CONFIG_SIZE];
 
 	read_all_config(dev, config);
 	for (int i = 0; i < CONFIG_SIZE; i++)
-		if (config[i] != dev->memory->pristine[i])
+		if (config[i] != dev->memory->config[i])
 			die("%s isn't what it was at first: byte %#x is %#x, not %#x", dev->bdf, i,
-			    config[i], dev->memory->pristine[i]);
+			    config[i], dev->memory->config[i]);
 }
 
 /* As any other device */
@@ -305,6 +302,21 @@ static void check_ordinary(struct device *dev)
 	open_device(dev);
 	check_dma(dev, "reopened");
 	close_device(dev);
+}
+
+static void open_devices(void)
+{
+	for_each_device(dev) {
+		open_device(dev);
+		check_dma(dev, "opened");
+		disable_interrupt(dev);
+	}
+}
+
+static void open_all(void)
+{
+	create_iommu();
+	open_devices();
 }
 
 /* ---- sessions ---- */
@@ -339,6 +351,12 @@ static int preserve_all(void)
 	return session;
 }
 
+static void open_and_preserve(void)
+{
+	open_all();
+	preserve_all();
+}
+
 static int retrieve_session(const char *name)
 {
 	return check_luo(luo_retrieve_session(luo, name), "retrieve session", name);
@@ -369,6 +387,13 @@ static void finish(int session)
 
 /* ---- tests: a VMM as it should be ---- */
 
+/* For tests that begin as it is usual */
+static void usual_1(void)
+{
+	open_and_preserve();
+	start_kernel();
+}
+
 /* Fails as the interrupts of the last device are on: all others must go on. */
 static void fail_to_start_kernel(void)
 {
@@ -392,11 +417,7 @@ static void waiting_1(void)
 	create_iommu();
 	for_each_device(dev)
 		note_pristine(dev);
-	for_each_device(dev) {
-		open_device(dev);
-		check_dma(dev, "opened");
-		disable_interrupt(dev);
-	}
+	open_devices();
 	for_each_preserved(dev)
 		write_virtual_config(dev);
 	vfio_pci_msix_enable(last->vfio, 0, 1);
@@ -414,8 +435,7 @@ static void open_must_fail(struct device *dev)
 	struct vfio_pci_device *group = vfio_pci_device_alloc(dev->bdf, container);
 	char path[PATH_MAX];
 
-	if (!find_cdev(dev->bdf, path))
-		die("%s isn't bound to vfio-pci", dev->bdf);
+	get_cdev(dev->bdf, path);
 	expect(open(path, O_RDWR) < 0 ? errno : 0, EBUSY, "open", dev->bdf);
 
 	vfio_pci_group_setup(group, dev->bdf);
@@ -479,7 +499,7 @@ static void waiting_2(void)
 	finish(session);
 	check_dma(dev, "finished");
 	close_device(dev);
-	check_pristine(dev);
+	check_config(dev);
 	check_ordinary(dev);
 }
 
@@ -497,22 +517,6 @@ static void killed(void (*work)(void))
 	check(waitpid(pid, &status, 0), "wait", "VMM");
 	if (!WIFSIGNALED(status))
 		exit(1);
-}
-
-static void open_all(void)
-{
-	create_iommu();
-	for_each_device(dev) {
-		open_device(dev);
-		check_dma(dev, "opened");
-		disable_interrupt(dev);
-	}
-}
-
-static void open_and_preserve(void)
-{
-	open_all();
-	preserve_all();
 }
 
 /* The last one is in a session of its own. */
@@ -711,12 +715,6 @@ static void pulled_2(void)
 }
 
 /* The last one is pulled between the kernels. */
-static void gone_1(void)
-{
-	open_and_preserve();
-	start_kernel();
-}
-
 static void gone_2(void)
 {
 	retrieve_without_last(ENODEV);
@@ -724,15 +722,9 @@ static void gone_2(void)
 
 /* ---- tests: kinds of devices ---- */
 
-static void note_config(struct device *dev)
-{
-	read_all_config(dev, dev->memory->pristine);
-}
-
 static void kinds_1(void)
 {
-	open_all();
-	preserve_all();
+	open_and_preserve();
 	for_each_preserved(dev)
 		note_config(dev);
 	start_kernel();
@@ -746,11 +738,11 @@ static void kinds_2(void)
 	create_iommu();
 	for_each_preserved(dev) {
 		retrieve_device(session, dev);
-		check_pristine(dev);
+		check_config(dev);
 	}
 	finish(session);
 	for_each_preserved(dev) {
-		check_pristine(dev);
+		check_config(dev);
 		close_device(dev);
 		check_ordinary(dev);
 	}
@@ -781,8 +773,7 @@ static void minimal_1(void)
 {
 	char path[PATH_MAX];
 
-	if (!find_cdev(devices[0].bdf, path))
-		die("%s isn't bound to vfio-pci", devices[0].bdf);
+	get_cdev(devices[0].bdf, path);
 	run_minimal_vmm("before", path, true);
 	start_kernel();
 }
@@ -793,12 +784,6 @@ static void minimal_2(void)
 }
 
 /* ---- tests: no IOMMU in the second kernel ---- */
-
-static void unprotected_1(void)
-{
-	open_and_preserve();
-	start_kernel();
-}
 
 static void unprotected_2(void)
 {
@@ -851,8 +836,7 @@ static void refuse_unbound(struct device *dev)
 	char path[PATH_MAX];
 	int fd;
 
-	if (!find_cdev(dev->bdf, path))
-		die("%s isn't bound to vfio-pci", dev->bdf);
+	get_cdev(dev->bdf, path);
 	fd = check(open(path, O_RDWR), "open", path);
 	must_not_preserve(fd, ENOENT, "unbound");
 	close(fd);
@@ -942,10 +926,10 @@ static const struct test {
 	{ "killed", { killed_1, killed_2 } },
 	{ "several", { several_1, several_2 } },
 	{ "pulled", { pulled_1, pulled_2 } },
-	{ "gone", { gone_1, gone_2 } },
+	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
-	{ "unprotected", { unprotected_1, unprotected_2 } },
+	{ "unprotected", { usual_1, unprotected_2 } },
 	{ "refused", { refused_1 } },
 };
 

@@ -213,7 +213,8 @@ class VM:
     def __init__(self, directory, kernel, initrd, append="", devices=SWITCH,
                  interval=0.01, trace=None, options=(), answers=None, accel=ACCEL):
         """interval: seconds between packets; trace: file for PCI config accesses; options:
-        more of QEMU's; answers: commands for QEMU when a line has this in it"""
+        more of QEMU's; answers: commands for QEMU when a line has this in it; accel:
+        QEMU's accelerator"""
         os.makedirs(directory, exist_ok=True)
         self.directory = directory
         self.interval = interval
@@ -430,8 +431,16 @@ class VM:
         self.send(last=True)
         self.sending = False
 
+    def times(self, kernel, pattern):
+        """When this kernel said so."""
+        return [line.time for line in self.lines
+                if line.kernel == kernel and re.search(pattern, line.text)]
+
     def bad_lines(self):
         return [line for line in self.lines if BAD.search(line.text)]
+
+    def complaints(self):
+        return [f"kernel {line.kernel} complained: {line.text}" for line in self.bad_lines()[:20]]
 
 
 # ---- its contents ----
@@ -492,6 +501,11 @@ class Guest:
     initrd: str
 
     @property
+    def rom(self):
+        """A file with an option ROM."""
+        return f"{self.directory}/rom"
+
+    @property
     def slow(self):
         """Factor for limits in seconds."""
         return 1 if self.config == "demo" else 20
@@ -527,4 +541,7 @@ def prepare(out, directory, config, updates=1):
         files["/bin/gcov.sh"] = f"{HERE}/gcov.sh"
     initrd = f"{directory}/initrd"
     initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, files, updates)
-    return Guest(directory, config, kernel, initrd)
+    guest = Guest(directory, config, kernel, initrd)
+    with open(guest.rom, "wb") as file:
+        file.write(bytes(0x10000))
+    return guest
