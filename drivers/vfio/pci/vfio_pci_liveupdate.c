@@ -22,8 +22,9 @@
  *   Part of the kexec. Fails, and the kexec with it, if an interrupt is enabled
  *   or the device isn't in D0: neither can be carried over. From here on the
  *   file gives no access (-EBUSY, or SIGBUS on a mapping), so that nothing
- *   changes behind the next kernel's back. If the kexec fails for another
- *   reason, unfreeze gives access again.
+ *   changes behind the next kernel's back; it can only be detached, with its
+ *   DMA off already. If the kexec fails for another reason, unfreeze gives
+ *   access again.
  *
  * retrieve
  *   In the next kernel the device is bound to vfio-pci by the PCI core, and
@@ -79,6 +80,12 @@ static bool vfio_pci_can_preserve(struct liveupdate_file_handler *handler,
 	return vfio_pci_from_file(file) && vfio_cdev_is_bound(file);
 }
 
+/* As iommufd asks: a device without an IOMMU may nevertheless have an IOMMU group. */
+static bool vfio_pci_is_translated(struct pci_dev *pdev)
+{
+	return pdev->dev.iommu;
+}
+
 /* The file is bound, so what was found out at open doesn't change meanwhile. */
 static struct vfio_pci_ser *vfio_pci_write_ser(struct vfio_pci_core_device *vdev)
 {
@@ -105,6 +112,8 @@ static struct vfio_pci_ser *vfio_pci_write_ser(struct vfio_pci_core_device *vdev
 		ser->flags |= VFIO_PCI_SER_NOINTX;
 	if (vdev->pci_2_3)
 		ser->flags |= VFIO_PCI_SER_PCI_2_3;
+	if (vfio_pci_is_translated(pdev))
+		ser->flags |= VFIO_PCI_SER_TRANSLATED;
 	if (size)
 		pci_liveupdate_write_state(vdev->pci_saved_state, ser->data, size);
 
@@ -185,12 +194,6 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 		return "it is in low power; leave it first";
 
 	return vfio_pci_cannot_preserve(vdev);
-}
-
-/* As iommufd asks: a device without an IOMMU may nevertheless have an IOMMU group. */
-static bool vfio_pci_is_translated(struct pci_dev *pdev)
-{
-	return pdev->dev.iommu;
 }
 
 /* Without an IOMMU the memory stays where it is, and DMA goes on. */
@@ -510,15 +513,27 @@ void vfio_pci_liveupdate_restore_config(struct vfio_pci_core_device *vdev)
 		vfio_config_restore(vdev, ser->data + ser->state_size, ser->config_size);
 }
 
+/* Its DMA goes on with addresses that mean the same as before, or not at all. */
+static int vfio_pci_check_translated(struct vfio_pci_core_device *vdev)
+{
+	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
+
+	if (!ser || !(ser->flags & VFIO_PCI_SER_TRANSLATED) ==
+		    !vfio_pci_is_translated(vdev->pdev))
+		return 0;
+
+	pci_warn(vdev->pdev, "not attached: %s IOMMU translates now, unlike before; restart its user\n",
+		 vfio_pci_is_translated(vdev->pdev) ? "an" : "no");
+	return -EOPNOTSUPP;
+}
+
 static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
 {
 	int ret;
 
-	if (vdev->liveupdate.master && !vfio_pci_is_translated(vdev->pdev)) {
-		pci_warn(vdev->pdev,
-			 "DMA stays off: no IOMMU translates as before; restart its user\n");
-		return -EOPNOTSUPP;
-	}
+	ret = vfio_pci_check_translated(vdev);
+	if (ret)
+		return ret;
 
 	ret = vfio_iommufd_physical_attach_ioas(&vdev->vdev, pt_id);
 	if (ret || !vdev->liveupdate.master)
@@ -538,8 +553,8 @@ static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
  * DMA that was paused for the kexec goes on.
  *
  * Context: the lock of the device set is held. May sleep.
- * Return: 0; -EBUSY if the device is frozen; -EOPNOTSUPP if DMA was paused, and no
- * IOMMU translates for the device any more; or the error of
+ * Return: 0; -EBUSY if the device is frozen; -EOPNOTSUPP if it is incoming, and an
+ * IOMMU translates for it in only one of both kernels; or the error of
  * vfio_iommufd_physical_attach_ioas().
  */
 int vfio_pci_liveupdate_attach_ioas(struct vfio_device *core_vdev, u32 *pt_id)

@@ -38,8 +38,14 @@
  */
 #define VFIO_PCI_SER_MASTER		BIT(3)
 
+/**
+ * VFIO_PCI_SER_TRANSLATED - An IOMMU translates what the device asks for. Addresses that
+ * the device was given mean the same only if that stays so, or stays not so.
+ */
+#define VFIO_PCI_SER_TRANSLATED		BIT(4)
+
 /** VFIO_PCI_SER_FLAGS - All flags that this version knows. */
-#define VFIO_PCI_SER_FLAGS		GENMASK(3, 0)
+#define VFIO_PCI_SER_FLAGS		GENMASK(4, 0)
 
 /**
  * struct vfio_pci_ser - A preserved vfio-pci device file.
