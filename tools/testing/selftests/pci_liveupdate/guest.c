@@ -184,6 +184,18 @@ void load_kernel(const char *kernel, const char *initrd, const char *append)
 	close(initrd_fd);
 }
 
+/* Returns the error number, or 0 */
+int unload_module(const char *name)
+{
+	return syscall(SYS_delete_module, name, O_NONBLOCK) ? errno : 0;
+}
+
+/* For devices of vfio-pci, which doesn't by itself. */
+void allow_sriov(void)
+{
+	write_text("/sys/module/vfio_pci/parameters/enable_sriov", "1");
+}
+
 void run(const char *program)
 {
 	int status = system(program);

@@ -56,6 +56,8 @@ void show_path(const char *bdf);
 void mark_trace(void);
 
 void load_kernel(const char *kernel, const char *initrd, const char *append);
+int unload_module(const char *name);
+void allow_sriov(void);
 void run(const char *program);
 void start_kernel(void);
 

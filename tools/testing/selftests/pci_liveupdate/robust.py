@@ -30,8 +30,8 @@ BUS_MASTER = 0x4
 NOWHERE = 1 << 45                   # no memory is there
 HOLE = vmtest.RAM - 4096            # nor there, but below it
 PAGE = 4096
-DEVICES = vmtest.SWITCH[:4] + ["e1000e,bus=down0,romfile=", "e1000e,bus=down1,romfile="]
-NICS = ["0000:03:00.0", "0000:04:00.0"]
+DEVICES = vmtest.SWITCH[:4] + ["qemu-xhci,bus=down0", "qemu-xhci,bus=down1"]
+BDFS = ["0000:03:00.0", "0000:04:00.0"]
 # By these bridges would get other bus numbers
 RENUMBER = "pci=assign-busses,hpbussize=4"
 
@@ -80,7 +80,7 @@ class Handover:
 
 
 # The preserved device and the bridges above it
-PATH = ["0000:00:02.0", "0000:01:00.0", "0000:02:00.0", NICS[0]]
+PATH = ["0000:00:02.0", "0000:01:00.0", "0000:02:00.0", BDFS[0]]
 
 
 @dataclass
@@ -204,10 +204,10 @@ def damage(guest, name):
     def judge(run):
         run.check_lines(2, damage.says)
         run.check_lines(2, "table isn't used", damage.quarantined)
-        run.check_lines(2, f"{NICS[0]}: liveupdate: DMA stopped")
+        run.check_lines(2, f"{BDFS[0]}: liveupdate: DMA stopped")
         run.check_lines(2, "Unable to finish session", 0)
-        run.check_lines(3, f"VMM: held bdf={NICS[0]}")
-        run.check_lines(3, f"INIT: ordinary {NICS[0]}")
+        run.check_lines(3, f"VMM: held bdf={BDFS[0]}")
+        run.check_lines(3, f"INIT: ordinary {BDFS[0]}")
         judge_bus_numbers(run)
         if damage.quarantined:
             judge_quiesced(run)
@@ -231,7 +231,7 @@ def judge_quiesced(run):
     accesses = cfgtrace.read(vm.trace)
     start, end = (clock + vm.times(kernel, text)[0]
                   for kernel, text in ((1, "Starting new kernel"), (2, "INIT: stage 2")))
-    changes = [change for change in cfgtrace.changes(accesses, NICS[:1], start, end, start)]
+    changes = [change for change in cfgtrace.changes(accesses, BDFS[:1], start, end, start)]
     if not changes:
         run.problems.append("the trace has no change of the device before userspace")
         return
@@ -281,7 +281,7 @@ def off(guest, name):
         run.wait("INIT: switching off")
 
     def judge(run):
-        run.check_lines(1, "taint for vfio-noiommu cdev", len(NICS))
+        run.check_lines(1, "taint for vfio-noiommu cdev", len(BDFS))
 
     return Run(guest, name, "liveupdate=off", DEVICES).run(drive, judge)
 
@@ -296,8 +296,8 @@ def stress(guest, name):
     devices = vmtest.SWITCH[:4] + [
         "xio3130-downstream,id=down2,bus=up,addr=2.0,chassis=4",
         "xio3130-downstream,id=down3,bus=up,addr=3.0,chassis=5",
-        vmtest.IGB0 + ",bus=down0", "e1000e,bus=down1,romfile=", "e1000e,bus=down2,romfile="]
-    answers = {"VMM: plug": ["device_add e1000e,id=new,bus=down3,romfile="],
+        vmtest.IGB0 + ",bus=down0", "e1000,bus=down1,romfile=", "e1000,bus=down2,romfile="]
+    answers = {"VMM: plug": ["device_add e1000,id=new,bus=down3,romfile="],
                "VMM: unplug": ["device_del new"]}
     options = f"{STRESS_SECONDS} {igb} {removed} {neighbour} {hotplugged}"
 
@@ -322,7 +322,7 @@ def stress(guest, name):
         if run.vm.wires[0].lost():
             run.problems.append(f"{len(run.vm.wires[0].lost())} packets were lost")
 
-    append = f'stress="{options}" vfio_pci.enable_sriov=1 loglevel=6'
+    append = f'stress="{options}" loglevel=6'
     return Run(guest, name, append, devices, answers).run(drive, judge)
 
 

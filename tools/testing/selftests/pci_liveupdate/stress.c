@@ -363,6 +363,7 @@ int main(int argc, char *argv[])
 	if (counts == MAP_FAILED)
 		die_errno(errno, "mmap");
 
+	allow_sriov();
 	start = now_ms();
 	length = atoi(argv[1]) * 1000;
 	for (int i = 0; i < ARRAY_SIZE(workers); i++) {

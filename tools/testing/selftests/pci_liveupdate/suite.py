@@ -23,9 +23,9 @@ def result(ok, number, text, details):
     return ok
 
 
-def conclude(vm, problems):
+def conclude(vm, problems, expected=()):
     """All that is wrong with a machine. Nobody looks at the trace of a good one."""
-    problems = problems + vm.complaints()
+    problems = problems + vm.complaints(expected)
     if not problems:
         os.remove(vm.trace)
     return problems

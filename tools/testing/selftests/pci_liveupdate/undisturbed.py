@@ -200,7 +200,8 @@ class Judge:
             self.judge_device(bdf)
         for wire in self.vm.wires:
             if wire.bdf in self.kept and not self.scenario.iommu:
-                self.judge_packets(wire)
+                window = self.time("kexec"), self.line(2, "INIT: stage 2")
+                self.outcome.problems += wire.problems([window])
 
     def window(self, accesses):
         """The VMM marks both ends in the trace, unless it can't get that far."""
@@ -296,30 +297,9 @@ class Judge:
                 and int(old, 16) ^ int(new, 16) == BUS_MASTER << shift)
 
     def judge_device(self, bdf):
-        held = self.vm.first("held", bdf=bdf)
-        if not held or held.fields.get("moved_pages", "0") != "0":
-            self.say(f"{bdf}: its memory has moved" if held else f"{bdf} wasn't held")
-        for event in self.vm.find("registers", bdf=bdf):
-            if event.fields["intact"] != event.fields["of"]:
-                self.say("{bdf}: only {intact} of {of} registers are intact"
-                         .format(**event.fields))
-        for event in self.vm.find("packets", bdf=bdf):
-            if event.fields["disordered"] != "0" or event.fields["damaged"] != "0":
-                self.say("{bdf}: {disordered} packets out of order, {damaged} damaged"
-                         .format(**event.fields))
+        self.outcome.problems += self.vm.nic_problems(bdf)
         if not any(f"INIT: ordinary {bdf}" in line.text for line in self.vm.lines):
             self.say(f"{bdf} isn't ordinary after finish")
-
-    def judge_packets(self, wire):
-        start, end = self.time("kexec"), self.line(2, "INIT: stage 2")
-        sent = wire.sent_between(start, end)
-        seen = [number for when, number in wire.seen if number in sent and when <= end]
-        # A busy host delays some
-        if not sent or len(seen) < len(sent) / 2:
-            self.say(f"{wire.bdf}: of {len(sent)} packets sent while there was no userspace, "
-                     f"{len(seen)} were received meanwhile")
-        if wire.lost():
-            self.say(f"{wire.bdf}: {len(wire.lost())} of {len(wire.sent)} packets were lost")
 
 
 def run(guest, scenario):

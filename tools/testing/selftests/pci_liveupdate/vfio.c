@@ -111,13 +111,29 @@ static bool has_cdev(struct device *dev)
 	return find_cdev(dev->bdf, path);
 }
 
+static void allow_suspend(struct device *dev, const char *control)
+{
+	expect(try_attribute(dev, "power/control", control), 0, "suspend", dev->bdf);
+}
+
+/* Sooner or later vfio-pci suspends a device that nobody has open: not now. */
 static void read_all_config(struct device *dev, __u8 *config)
 {
 	char path[PATH_MAX];
 
 	find_path(dev->bdf, path);
 	memset(config, 0, CONFIG_SIZE);
+	allow_suspend(dev, "on");
 	read_config(path, config, CONFIG_SIZE);
+	allow_suspend(dev, "auto");
+}
+
+/* ---- the driver, if it is a module ---- */
+
+static void unload_must_fail(const char *when)
+{
+	if (!access("/sys/module/vfio_pci/initstate", F_OK))
+		expect(unload_module("vfio_pci"), EWOULDBLOCK, "unload", when);
 }
 
 /* ---- a device and its memory ---- */
@@ -129,8 +145,8 @@ static void map_memory(void)
 
 	if (memory == MAP_FAILED)
 		die_errno(errno, "map memory");
-	for_each_device(dev)
-		dev->memory = &memory[dev - devices];
+	for (int i = 0; i < MAX_DEVICES; i++)
+		devices[i].memory = &memory[i];
 }
 
 static void create_memory(void)
@@ -426,6 +442,7 @@ static void waiting_1(void)
 	preserve(other, last);
 	fail_to_start_kernel();
 	close(other);
+	unload_must_fail("preserved");
 	start_kernel();
 }
 
@@ -453,7 +470,7 @@ static void disturb(struct device *dev)
 	expect(try_attribute(dev, "reset", "1"), EBUSY, "reset", dev->bdf);
 	expect(try_attribute(dev, "../reset_subordinate", "1"), ENOTTY, "reset bus", dev->bdf);
 	expect(try_attribute(dev, "driver_override", "vfio-pci"), 0, "override", dev->bdf);
-	expect(try_attribute(dev, "power/control", "auto"), 0, "allow suspend", dev->bdf);
+	allow_suspend(dev, "auto");
 	expect(try_attribute(dev, "driver/unbind", dev->bdf), 0, "unbind", dev->bdf);
 	write_text("/sys/bus/pci/drivers/vfio-pci/bind", dev->bdf);
 	wait_for(LIMIT_MS, has_cdev(dev), "%s to be bound", dev->bdf);
@@ -478,6 +495,7 @@ static void waiting_2(void)
 	retrieve_memory(session);
 	create_iommu();
 	open_must_fail(dev);
+	unload_must_fail("waiting");
 	disturb(dev);
 	/* Now that of its neighbour, which is not preserved, in this slot */
 	reset_neighbour(&devices[nr_devices - 1]);
@@ -695,7 +713,8 @@ static void pulled_1(void)
 	start_kernel();
 }
 
-static void retrieve_without_last(int err)
+/* The last ones aren't to be had. */
+static void retrieve_without(int missing, int err)
 {
 	int session = retrieve_session("vmm");
 
@@ -703,7 +722,8 @@ static void retrieve_without_last(int err)
 	create_iommu();
 	for_each_device(dev)
 		retrieve_device(session, dev);
-	expect(-luo_session_retrieve_fd(session, nr_devices), err, "retrieve", "last");
+	for (int i = 0; i < missing; i++)
+		expect(-luo_session_retrieve_fd(session, nr_devices + i), err, "retrieve", "last");
 	finish(session);
 	for_each_device(dev)
 		close_device(dev);
@@ -711,13 +731,24 @@ static void retrieve_without_last(int err)
 
 static void pulled_2(void)
 {
-	retrieve_without_last(ENOENT);
+	retrieve_without(1, ENOENT);
 }
 
-/* The last one is pulled between the kernels. */
+/*
+ * The last one was pulled between the kernels, and somebody removes the one before while it
+ * waits. Found again, that one is as any other.
+ */
 static void gone_2(void)
 {
-	retrieve_without_last(ENODEV);
+	struct device *removed = &devices[--nr_devices];
+
+	expect(try_attribute(removed, "remove", "1"), 0, "remove", removed->bdf);
+	retrieve_without(2, ENODEV);
+	write_text("/sys/bus/pci/rescan", "1");
+	expect(try_attribute(removed, "driver_override", "vfio-pci"), 0, "override", removed->bdf);
+	write_text("/sys/bus/pci/drivers_probe", removed->bdf);
+	wait_for(LIMIT_MS, has_cdev(removed), "%s to be bound", removed->bdf);
+	check_ordinary(removed);
 }
 
 /* ---- tests: kinds of devices ---- */
@@ -783,9 +814,22 @@ static void minimal_2(void)
 	run_minimal_vmm("after", NULL, false);
 }
 
-/* ---- tests: no IOMMU in the second kernel ---- */
+/* ---- tests: an IOMMU in only one of both kernels ---- */
 
-static void unprotected_2(void)
+/* libvfio doesn't know devices without one. */
+static void unprotected_1(void)
+{
+	int iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu"), fd;
+	char path[PATH_MAX];
+
+	get_cdev(devices[0].bdf, path);
+	fd = check(open(path, O_RDWR), "open", path);
+	bind_device(fd, iommufd, devices[0].bdf);
+	check_luo(luo_session_preserve_fd(create_session("vmm"), fd, 0), "preserve", path);
+	start_kernel();
+}
+
+static void attach_must_fail(void)
 {
 	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
 	int session = retrieve_session("vmm"), fd = retrieve(session, &devices[0]);
@@ -867,6 +911,7 @@ static void refuse_virtual_function(struct device *dev)
 	open_device(dev);
 	disable_interrupt(dev);
 	vfio_device_set_vf_token(dev->vfio->fd, VF_TOKEN);
+	allow_sriov();
 	expect(try_attribute(dev, "sriov_numvfs", "1"), 0, "virtual function", dev->bdf);
 	must_not_preserve(dev->vfio->fd, EINVAL, "with-VFs");
 
@@ -929,7 +974,8 @@ static const struct test {
 	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
-	{ "unprotected", { usual_1, unprotected_2 } },
+	{ "unprotected", { usual_1, attach_must_fail } },
+	{ "protected", { unprotected_1, attach_must_fail } },
 	{ "refused", { refused_1 } },
 };
 

@@ -3,13 +3,13 @@
  * A small VMM whose NIC goes on receiving while the kernel is replaced.
  *
  *	vmm --stage 1 <bdf> [<bdf>...]	receive, preserve, kexec
- *	vmm --stage 2 <bdf> [<bdf>...]	take back, finish, check
+ *	vmm --stage 2 <bdf> [<bdf>...]	take back, finish, check or go on as in stage 1
  *
  * Each device is bound to vfio-pci. One that there is a driver for in here, an Intel
- * 82576 (igb), writes numbered packets into a memfd; any other is only held. The
- * first device, or more, is preserved together with its memory. Of the others only the
- * memory is: they show what a kexec does to an ordinary device. Stage 2 ends when a packet
- * that says it is the last one has come in.
+ * 82576 (igb) or 82574 (e1000e), writes numbered packets into a memfd; any other is only
+ * held. The first device, or more, is preserved together with its memory. Of the others
+ * only the memory is: they show what a kexec does to an ordinary device. Stage 2 ends when
+ * a packet that says it is the last one has come in.
  *
  * Lines that begin with "VMM:" are for programs, see vmtest.py.
  */
@@ -54,6 +54,9 @@
 #define NR_DMA_PAGES	(MEMORY_SIZE / DMA_PAGE)
 #define IOVA_BASE	0x100000000ULL
 
+/* In none of libvfio's headers, which are of igb */
+#define E1000_RFCTL_EXTEN	0x00008000
+
 #define NR_MTA		128		/* the multicast table: 128 registers */
 #define ETHERTYPE	0x88b5		/* for local experiments */
 
@@ -90,13 +93,11 @@ struct memory {
 
 struct nic;
 
-/* How to make one kind of NIC receive. */
+/* What one kind of NIC needs to receive as all others do. */
 struct nic_driver {
 	__u16 vendor;
 	__u16 device;
-	void (*start)(struct nic *nic);
-	bool (*link_is_up)(struct nic *nic);
-	void (*mark_registers)(struct nic *nic);
+	void (*choose_descriptors)(struct nic *nic);
 };
 
 struct nic {
@@ -120,6 +121,7 @@ static struct {
 	bool forget;
 	bool crash;
 	bool disturb;
+	bool again;
 	const char *hotplug;
 } options = {
 	.kernel = "/kernel",
@@ -530,13 +532,13 @@ static void disturb(void)
 		say("disturbed");
 }
 
-/* ---- Intel 82576 ---- */
+/* ---- Intel's NICs ---- */
 
 /*
- * Start autonegotiation: QEMU's igb reports its link up when that is done, and
- * receives nothing before.
+ * Start autonegotiation: QEMU's NICs report their link up when that is done, and
+ * receive nothing before.
  */
-static void igb_set_link_up(struct nic *nic)
+static void set_link_up(struct nic *nic)
 {
 	nic_write(nic, E1000_CTRL, nic_read(nic, E1000_CTRL) | E1000_CTRL_SLU);
 	nic_write(nic, E1000_MDIC,
@@ -544,12 +546,12 @@ static void igb_set_link_up(struct nic *nic)
 		  1 << E1000_MDIC_PHY_SHIFT | E1000_MDIC_OP_WRITE);
 }
 
-static bool igb_link_is_up(struct nic *nic)
+static bool link_is_up(struct nic *nic)
 {
 	return nic_read(nic, E1000_STATUS) & E1000_STATUS_LU;
 }
 
-static void igb_fill_ring(struct nic *nic)
+static void fill_ring(struct nic *nic)
 {
 	for (__u32 i = 0; i < nic->memory->nr_desc; i++) {
 		nic->ring[i].read.pkt_addr =
@@ -558,20 +560,31 @@ static void igb_fill_ring(struct nic *nic)
 	}
 }
 
+static void igb_choose_descriptors(struct nic *nic)
+{
+	nic_write(nic, E1000_EIMC, ~0U);
+	nic_write(nic, E1000_SRRCTL(0), E1000_SRRCTL_DESCTYPE_ADV_ONEBUF);
+}
+
+/* Extended ones: written back, these look like igb's as far as we read them. */
+static void e1000e_choose_descriptors(struct nic *nic)
+{
+	nic_write(nic, E1000_RFCTL, E1000_RFCTL_EXTEN);
+}
+
 /* No interrupt, no filter, one buffer for each packet. */
-static void igb_start_receive(struct nic *nic)
+static void start_receive(struct nic *nic)
 {
 	__u64 ring = dma_addr_saved(nic, nic->ring);
 	__u32 nr_desc = nic->memory->nr_desc;
 
 	nic_write(nic, E1000_IMC, ~0U);
-	nic_write(nic, E1000_EIMC, ~0U);
 	nic_write(nic, E1000_CTRL_EXT,
 		  nic_read(nic, E1000_CTRL_EXT) | E1000_CTRL_EXT_DRV_LOAD);
 	nic_write(nic, E1000_RDBAL(0), ring);
 	nic_write(nic, E1000_RDBAH(0), ring >> 32);
 	nic_write(nic, E1000_RDLEN(0), nr_desc * sizeof(*nic->ring));
-	nic_write(nic, E1000_SRRCTL(0), E1000_SRRCTL_DESCTYPE_ADV_ONEBUF);
+	nic->driver->choose_descriptors(nic);
 	nic_write(nic, E1000_RXDCTL(0), E1000_RXDCTL_QUEUE_ENABLE);
 	nic_write(nic, E1000_RCTL, E1000_RCTL_EN | E1000_RCTL_UPE | E1000_RCTL_MPE |
 				   E1000_RCTL_BAM | E1000_RCTL_SZ_256 | E1000_RCTL_SECRC);
@@ -583,7 +596,7 @@ static void igb_start_receive(struct nic *nic)
 }
 
 /* With all packets accepted nothing uses the multicast table: room for a pattern. */
-static void igb_mark_registers(struct nic *nic)
+static void mark_registers(struct nic *nic)
 {
 	struct memory *m = nic->memory;
 	__u32 n = 0;
@@ -598,21 +611,9 @@ static void igb_mark_registers(struct nic *nic)
 		m->reg[i].value = nic_read(nic, m->reg[i].offset);
 }
 
-static void igb_start(struct nic *nic)
-{
-	igb_fill_ring(nic);
-	igb_set_link_up(nic);
-	igb_start_receive(nic);
-}
-
 static const struct nic_driver drivers[] = {
-	{
-		.vendor = 0x8086,
-		.device = 0x10c9,
-		.start = igb_start,
-		.link_is_up = igb_link_is_up,
-		.mark_registers = igb_mark_registers,
-	},
+	{ .vendor = 0x8086, .device = 0x10c9, .choose_descriptors = igb_choose_descriptors },
+	{ .vendor = 0x8086, .device = 0x10d3, .choose_descriptors = e1000e_choose_descriptors },
 };
 
 static void nic_find_driver(struct nic *nic)
@@ -713,7 +714,9 @@ static void nic_receive(struct nic *nic)
 	nic_create_memory(nic);
 	nic_map_dma(nic);
 	nic_place_ring(nic);
-	nic->driver->start(nic);
+	fill_ring(nic);
+	set_link_up(nic);
+	start_receive(nic);
 
 	/* Through an IOMMU nobody outside can find it */
 	count = nic->memory->nr_desc;
@@ -737,8 +740,8 @@ static void nic_set_up(struct nic *nic)
 
 static void nic_wait_for_link(struct nic *nic)
 {
-	wait_for(10000, nic->driver->link_is_up(nic), "the link of %s", nic->bdf);
-	nic->driver->mark_registers(nic);
+	wait_for(10000, link_is_up(nic), "the link of %s", nic->bdf);
+	mark_registers(nic);
 }
 
 static __u64 memory_token(struct nic *nic)
@@ -774,9 +777,23 @@ static void preserve_nics(int session)
 	}
 }
 
+static void preserve_and_kexec(int luo)
+{
+	int session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
+
+	mark();
+	preserve_nics(session);
+	say("preserved");
+	disturb();
+	load_kernel(options.kernel, options.initrd, options.append);
+	for_each_nic(nic)
+		report_path(nic->bdf);
+	start_kernel();
+}
+
 static void stage1(void)
 {
-	int luo, session;
+	int luo;
 
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
 	iommufd_open();
@@ -789,16 +806,7 @@ static void stage1(void)
 	for_each_nic(nic)
 		if (nic->driver)
 			wait_for(20000, nr_received(nic) >= 20, "packets at %s", nic->bdf);
-
-	session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
-	mark();
-	preserve_nics(session);
-	say("preserved");
-	disturb();
-	load_kernel(options.kernel, options.initrd, options.append);
-	for_each_nic(nic)
-		report_path(nic->bdf);
-	start_kernel();
+	preserve_and_kexec(luo);
 }
 
 /* ---- stage 2 ---- */
@@ -879,8 +887,11 @@ static void stage2(void)
 	for_each_nic(nic)
 		nic_take_back(nic, session);
 	check_luo(luo_session_finish(session), "finish session", SESSION);
+	close(session);
 	mark();
 	say("finished");
+	if (options.again)
+		preserve_and_kexec(luo);
 
 	for_each_nic(nic)
 		if (nic->driver && nic->preserved)
@@ -906,6 +917,7 @@ static void usage(void)
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
 		"  --crash         in stage 2 another VMM has retrieved all, and crashed\n"
 		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n"
+		"  --again         in stage 2 replace the kernel once more\n"
 		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n");
 	exit(2);
 }
@@ -921,6 +933,7 @@ static int parse_options(int argc, char *argv[])
 		{ "forget", no_argument, NULL, 'f' },
 		{ "crash", no_argument, NULL, 'c' },
 		{ "disturb", no_argument, NULL, 'd' },
+		{ "again", no_argument, NULL, 'g' },
 		{ "hotplug", required_argument, NULL, 'h' },
 		{ }
 	};
@@ -951,6 +964,9 @@ static int parse_options(int argc, char *argv[])
 			break;
 		case 'd':
 			options.disturb = true;
+			break;
+		case 'g':
+			options.again = true;
 			break;
 		case 'h':
 			options.hotplug = optarg;

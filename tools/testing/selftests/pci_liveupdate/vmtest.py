@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-RAM = 1 << 30       # all below the PCI hole: address and offset are the same
+RAM = 1 << 30       # up to 2 GiB are below the PCI hole: address and offset are the same
 
 # Who reads this byte of config space marks the trace: guest.c: mark_trace()
 MARK = ("0000:00:00.0", 0xfc)
@@ -45,6 +45,7 @@ DEBUG_OPTIONS = "kho_scratch=300M,0M,50M"
 # What NICs hang on, as QEMU's devices. SeaBIOS numbers the buses in this order.
 IGB0 = "igb,netdev=wire0,mac=52:54:00:00:00:01,romfile="
 IGB1 = "igb,netdev=wire1,mac=52:54:00:00:00:02,romfile="
+E1000E = "e1000e,netdev=wire1,mac=52:54:00:00:00:02"
 ROOT_PORT = "pcie-root-port,id=root,addr=2.0,chassis=1"
 SWITCH = [
     f"{ROOT_PORT},bus=pcie.0",
@@ -59,13 +60,13 @@ SWITCH = [
 # with an option ROM
 TOPOLOGIES = {
     "root_bus": (3, [f"{IGB0},bus=pcie.0,addr=2.0",
-                     "e1000e,bus=pcie.0,addr=3.0,romfile={rom}",
+                     f"{E1000E},bus=pcie.0,addr=3.0,romfile={{rom}}",
                      "qemu-xhci,bus=pcie.0,addr=4.0"]),
     "root_port": (1, [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"]),
     "switch": (1, SWITCH),
     "switch_two": (2, SWITCH),
     "pci_bridge": (2, ["pci-bridge,id=bridge,bus=pcie.0,addr=2.0,chassis_nr=1",
-                       f"{IGB0},bus=bridge,addr=1.0", "e1000e,bus=bridge,addr=2.0,romfile="]),
+                       f"{IGB0},bus=bridge,addr=1.0", f"{E1000E},bus=bridge,addr=2.0,romfile="]),
     "pxb": (1, ["pxb-pcie,id=pxb,bus=pcie.0,bus_nr=128", f"{ROOT_PORT},bus=pxb",
                 f"{IGB0},bus=root"]),
 }
@@ -183,6 +184,18 @@ class Wire:
     def sent_between(self, start, end):
         return {n for n, when in enumerate(self.sent) if start <= when <= end}
 
+    def problems(self, windows):
+        """windows: (start, end) of each time without userspace"""
+        for start, end in windows:
+            sent = self.sent_between(start, end)
+            seen = [number for when, number in self.seen if number in sent and when <= end]
+            # A busy host delays some
+            if not sent or len(seen) < len(sent) / 2:
+                yield (f"{self.bdf}: of {len(sent)} packets sent while there was no userspace, "
+                       f"{len(seen)} were received meanwhile")
+        if self.lost():
+            yield f"{self.bdf}: {len(self.lost())} of {len(self.sent)} packets were lost"
+
     def longest_wait(self):
         return max((when - self.sent[n] for when, n in self.seen if n is not None), default=0)
 
@@ -211,10 +224,11 @@ def run_with_parent():
 
 class VM:
     def __init__(self, directory, kernel, initrd, append="", devices=SWITCH,
-                 interval=0.01, trace=None, options=(), answers=None, accel=ACCEL):
+                 interval=0.01, trace=None, options=(), answers=None, accel=ACCEL,
+                 ram=RAM):
         """interval: seconds between packets; trace: file for PCI config accesses; options:
         more of QEMU's; answers: commands for QEMU when a line has this in it; accel:
-        QEMU's accelerator"""
+        QEMU's accelerator; ram: in bytes"""
         os.makedirs(directory, exist_ok=True)
         self.directory = directory
         self.interval = interval
@@ -230,8 +244,8 @@ class VM:
         self.wires = [Wire() for device in devices if "netdev=" in device]
         self.log = open(f"{directory}/console.log", "w")
         ram_fd = os.memfd_create("guest")
-        os.ftruncate(ram_fd, RAM)
-        self.memory = mmap.mmap(ram_fd, RAM)
+        os.ftruncate(ram_fd, ram)
+        self.memory = mmap.mmap(ram_fd, ram)
         near_end, monitor = socket.socketpair()
         near_end.settimeout(10)
         self.monitor = near_end.makefile("rw")
@@ -246,8 +260,9 @@ class VM:
     def command(self, ram_fd, monitor_fd, kernel, initrd, append, devices):
         args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
                 "-machine", "q35,memory-backend=ram", "-accel", self.accel, "-smp", "2",
-                "-m", f"{RAM >> 20}M", "-object",
-                f"memory-backend-file,id=ram,size={RAM},share=on,mem-path=/proc/self/fd/{ram_fd}",
+                "-m", f"{len(self.memory) >> 20}M", "-object",
+                f"memory-backend-file,id=ram,size={len(self.memory)},share=on,"
+                f"mem-path=/proc/self/fd/{ram_fd}",
                 "-chardev", f"socket,id=monitor,fd={monitor_fd}", "-mon", "monitor,mode=control",
                 "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd,
                 "-append", "console=ttyS0 panic=-1 liveupdate=on printk.devkmsg=on "
@@ -436,27 +451,62 @@ class VM:
         return [line.time for line in self.lines
                 if line.kernel == kernel and re.search(pattern, line.text)]
 
+    def nic_problems(self, bdf):
+        """What the VMM says of a NIC that it has taken back."""
+        held = self.first("held", bdf=bdf)
+        if not held or held.fields.get("moved_pages", "0") != "0":
+            yield f"{bdf}: its memory has moved" if held else f"{bdf} wasn't held"
+        for event in self.find("registers", bdf=bdf):
+            if event.fields["intact"] != event.fields["of"]:
+                yield "{bdf}: only {intact} of {of} registers are intact".format(**event.fields)
+        for event in self.find("packets", bdf=bdf):
+            if event.fields["disordered"] != "0" or event.fields["damaged"] != "0":
+                yield ("{bdf}: {disordered} packets out of order, {damaged} damaged"
+                       .format(**event.fields))
+
     def bad_lines(self):
         return [line for line in self.lines if BAD.search(line.text)]
 
-    def complaints(self):
-        return [f"kernel {line.kernel} complained: {line.text}" for line in self.bad_lines()[:20]]
+    def complaints(self, expected=()):
+        """expected: (kernel, pattern) of lines that are to be there"""
+        return [f"kernel {line.kernel} complained: {line.text}" for line in self.bad_lines()[:20]
+                if not any(kernel == line.kernel and re.search(pattern, line.text)
+                           for kernel, pattern in expected)]
 
 
 # ---- its contents ----
 
+SCRIPTS = ["leaks.sh", "selftests.sh"]
 PROGRAMS = ["vmm", "edu", "faults", "stress", "vfio", "minimal_vmm"]
+# The kernel's own, in ../vfio, and how they end
+SELFTESTS = {
+    "vfio_dma_mapping_test": "pass:20 fail:0 xfail:0 xpass:0 skip:10",     # no huge pages
+    "vfio_iommufd_setup_test": "pass:6 fail:0 xfail:0 xpass:0 skip:0",
+    "vfio_pci_device_test": "pass:5 fail:0 xfail:0 xpass:0 skip:0",
+    "vfio_pci_driver_test": "pass:7 fail:0 xfail:0 xpass:0 skip:0",
+}
+MODULES = {
+    "/edu.ko": "samples/liveupdate/edu_liveupdate.ko",
+    "/irqbypass.ko": "virt/lib/irqbypass.ko",
+    "/vfio-pci-core.ko": "drivers/vfio/pci/vfio-pci-core.ko",
+    "/vfio-pci.ko": "drivers/vfio/pci/vfio-pci.ko",
+}
 
 
 def build_programs(source, output, headers):
-    """source: this directory in a kernel tree; headers: the kernel's, for userspace.
+    """source: the selftests in a kernel tree; headers: the kernel's, for userspace.
     Returns the name of each program in the guest, and the file it comes from."""
-    made = subprocess.run(["make", "-s", "-C", source, f"OUTPUT={output}",
-                           f"KHDR_INCLUDES=-isystem {headers}"],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if made.returncode:
-        raise Failure(f"the guest's programs don't build:\n{made.stdout}")
-    return {f"/bin/{name}": f"{output}/{name}" for name in PROGRAMS}
+    programs = {}
+    for test, names in ("pci_liveupdate", PROGRAMS), ("vfio", SELFTESTS):
+        directory = f"{output}/{test}"
+        os.makedirs(directory, exist_ok=True)
+        made = subprocess.run(["make", "-s", "-C", f"{source}/{test}", "LDFLAGS=-static",
+                               f"OUTPUT={directory}", f"KHDR_INCLUDES=-isystem {headers}"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if made.returncode:
+            raise Failure(f"the guest's programs don't build:\n{made.stdout}")
+        programs |= {f"/bin/{name}": f"{directory}/{name}" for name in names}
+    return programs
 
 
 def busybox():
@@ -474,7 +524,7 @@ def cpio(path, gen_init_cpio, files):
     entries = [f"dir /{name} 755 0 0" for name in ("bin", "dev", "proc", "sys")]
     entries += ["nod /dev/console 600 0 0 c 5 1"]
     entries += [f"slink /bin/{name} busybox 777 0 0"
-                for name in ("ls", "mount", "reboot", "sh", "sleep", "wc")]
+                for name in ("insmod", "ls", "mount", "reboot", "rmmod", "sh", "sleep", "wc")]
     entries += [f"file {name} {source} 755 0 0" for name, source in files.items()]
     with open(f"{path}.list", "w") as file:
         file.write("\n".join(entries) + "\n")
@@ -484,8 +534,8 @@ def cpio(path, gen_init_cpio, files):
 
 def initramfs(path, gen_init_cpio, kernel, files, updates=1):
     """The next kernel and its initramfs are in the first one's, as often as it takes."""
-    files = {"/init": f"{HERE}/init", "/bin/leaks.sh": f"{HERE}/leaks.sh",
-             "/bin/busybox": busybox(), **files}
+    files = {"/init": f"{HERE}/init", "/bin/busybox": busybox(),
+             **{f"/bin/{name}": f"{HERE}/{name}" for name in SCRIPTS}, **files}
     names = [path] + [f"{path}.{number}" for number in range(2, updates + 2)]
     cpio(names[-1], gen_init_cpio, files)
     for name, following in reversed(list(zip(names, names[1:]))):
@@ -532,11 +582,11 @@ def prepare(out, directory, config, updates=1):
         raise Failure(f"there is no kernel: make kernel CONFIG={config}")
     # All stages are to be of this one, whatever is built meanwhile
     shutil.copy(built, kernel)
-    files = build_programs(f"{out}/linux/tools/testing/selftests/pci_liveupdate",
-                           f"{directory}/guest", f"{build}/usr-headers/include")
-    module = f"{build}/samples/liveupdate/edu_liveupdate.ko"
-    if os.path.exists(module):      # else the driver is built in
-        files["/edu.ko"] = module
+    files = build_programs(f"{out}/linux/tools/testing/selftests",
+                           f"{directory}/programs", f"{build}/usr-headers/include")
+    for name, module in MODULES.items():
+        if os.path.exists(f"{build}/{module}"):     # else it is built in
+            files[name] = f"{build}/{module}"
     if config == "gcov":
         files["/bin/gcov.sh"] = f"{HERE}/gcov.sh"
     initrd = f"{directory}/initrd"
