@@ -22,9 +22,9 @@
  *   Part of the kexec. Fails, and the kexec with it, if an interrupt is enabled
  *   or the device isn't in D0: neither can be carried over. From here on the
  *   file gives no access (-EBUSY, or SIGBUS on a mapping), so that nothing
- *   changes behind the next kernel's back; it can only be detached, with its
- *   DMA off already. If the kexec fails for another reason, unfreeze gives
- *   access again.
+ *   changes behind the next kernel's back. It can still be detached: that
+ *   touches the IOMMU, not the device. If the kexec fails for another reason,
+ *   unfreeze gives access again.
  *
  * retrieve
  *   In the next kernel the device is bound to vfio-pci by the PCI core, and
@@ -46,7 +46,8 @@
  * for the device, freeze therefore clears its Bus Master Enable, and the next kernel
  * sets it again when the VMM attaches the device to an address space in which it has
  * mapped its memory. Meanwhile there is no DMA; what the device does about that is up
- * to the device.
+ * to the device. Addresses that it was given mean the same only if an IOMMU translates
+ * in both kernels or in none: otherwise retrieve fails.
  */
 
 #include <linux/idr.h>
@@ -192,6 +193,9 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 		return "its interrupts are enabled; disable them with VFIO_DEVICE_SET_IRQS";
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
 		return "it is in low power; leave it first";
+	/* Those who have imported it don't ask before they access the device */
+	if (!list_empty(&vdev->dmabufs))
+		return "a dma-buf of it is exported; close that first";
 
 	return vfio_pci_cannot_preserve(vdev);
 }
@@ -298,6 +302,21 @@ static int vfio_pci_check_ser(const struct vfio_pci_ser *ser)
 	return 0;
 }
 
+/* The device goes on with addresses that mean the same as before, or not at all. */
+static int vfio_pci_check_translated(struct pci_dev *pdev,
+				     const struct vfio_pci_ser *ser)
+{
+	bool before = ser->flags & VFIO_PCI_SER_TRANSLATED;
+	bool now = vfio_pci_is_translated(pdev);
+
+	if (before == now)
+		return 0;
+
+	pci_warn(pdev, "%s IOMMU translates for it now, unlike before\n",
+		 now ? "an" : "no");
+	return -EOPNOTSUPP;
+}
+
 static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 				    const struct vfio_pci_ser *ser,
 				    struct file **filep)
@@ -309,6 +328,9 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 	ret = vfio_pci_check_ser(ser);
 	if (ret)
 		return ret;
+	ret = vfio_pci_check_translated(pdev, ser);
+	if (ret)
+		return ret;
 
 	file = vfio_cdev_getfile(&pdev->dev, vfio_pci_device_ops);
 	if (IS_ERR(file))
@@ -318,7 +340,7 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 	vdev = pci_get_drvdata(pdev);
 	/* Somebody else may be trying to open the device */
 	scoped_guard(mutex, &vdev->vdev.dev_set->lock)
-		vdev->liveupdate.ser = ser;
+		WRITE_ONCE(vdev->liveupdate.ser, ser);
 	*filep = file;
 	return 0;
 }
@@ -374,8 +396,7 @@ static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev)
 static void vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
 {
 	scoped_guard(mutex, &vdev->vdev.dev_set->lock) {
-		vdev->liveupdate.ser = NULL;
-		vdev->liveupdate.master = false;
+		WRITE_ONCE(vdev->liveupdate.ser, NULL);
 		vfio_pci_allow_idle_d3(vdev);
 	}
 
@@ -513,27 +534,9 @@ void vfio_pci_liveupdate_restore_config(struct vfio_pci_core_device *vdev)
 		vfio_config_restore(vdev, ser->data + ser->state_size, ser->config_size);
 }
 
-/* Its DMA goes on with addresses that mean the same as before, or not at all. */
-static int vfio_pci_check_translated(struct vfio_pci_core_device *vdev)
-{
-	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
-
-	if (!ser || !(ser->flags & VFIO_PCI_SER_TRANSLATED) ==
-		    !vfio_pci_is_translated(vdev->pdev))
-		return 0;
-
-	pci_warn(vdev->pdev, "not attached: %s IOMMU translates now, unlike before; restart its user\n",
-		 vfio_pci_is_translated(vdev->pdev) ? "an" : "no");
-	return -EOPNOTSUPP;
-}
-
 static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
 {
 	int ret;
-
-	ret = vfio_pci_check_translated(vdev);
-	if (ret)
-		return ret;
 
 	ret = vfio_iommufd_physical_attach_ioas(&vdev->vdev, pt_id);
 	if (ret || !vdev->liveupdate.master)
@@ -553,8 +556,7 @@ static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
  * DMA that was paused for the kexec goes on.
  *
  * Context: the lock of the device set is held. May sleep.
- * Return: 0; -EBUSY if the device is frozen; -EOPNOTSUPP if it is incoming, and an
- * IOMMU translates for it in only one of both kernels; or the error of
+ * Return: 0; -EBUSY if the device is frozen; or the error of
  * vfio_iommufd_physical_attach_ioas().
  */
 int vfio_pci_liveupdate_attach_ioas(struct vfio_device *core_vdev, u32 *pt_id)
