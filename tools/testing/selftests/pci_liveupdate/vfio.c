@@ -5,7 +5,7 @@
  *	vfio --stage 1 --test NAME --preserve N <bdf>...	use, preserve, kexec
  *	vfio --stage 2 --test NAME --preserve N <bdf>...	take back, check, finish
  *
- * All devices are behind an IOMMU and bound to vfio-pci; the first N are preserved.
+ * Devices are bound to vfio-pci, most are behind an IOMMU; the first N are preserved.
  * Those for which libvfio has a driver copy memory by DMA. In stage 2 they do so with
  * what stage 1 has written to their registers.
  *
@@ -117,6 +117,16 @@ static void allow_suspend(struct device *dev, const char *control)
 }
 
 /* Sooner or later vfio-pci suspends a device that nobody has open: not now. */
+static bool is_master(struct device *dev)
+{
+	char path[PATH_MAX];
+	__u8 config[PCI_COMMAND + 1];
+
+	find_path(dev->bdf, path);
+	read_config(path, config, sizeof(config));
+	return config[PCI_COMMAND] & PCI_COMMAND_MASTER;
+}
+
 static void read_all_config(struct device *dev, __u8 *config)
 {
 	char path[PATH_MAX];
@@ -464,15 +474,29 @@ static void open_must_fail(struct device *dev)
 	vfio_pci_device_free(group);
 }
 
+static void override(struct device *dev, const char *driver)
+{
+	expect(try_attribute(dev, "driver_override", driver), 0, "override", dev->bdf);
+}
+
+static void probe(struct device *dev)
+{
+	write_text("/sys/bus/pci/drivers_probe", dev->bdf);
+}
+
 /* Whatever the administrator tries */
 static void disturb(struct device *dev)
 {
 	expect(try_attribute(dev, "reset", "1"), EBUSY, "reset", dev->bdf);
 	expect(try_attribute(dev, "../reset_subordinate", "1"), ENOTTY, "reset bus", dev->bdf);
-	expect(try_attribute(dev, "driver_override", "vfio-pci"), 0, "override", dev->bdf);
 	allow_suspend(dev, "auto");
+	override(dev, "pcieport");
 	expect(try_attribute(dev, "driver/unbind", dev->bdf), 0, "unbind", dev->bdf);
-	write_text("/sys/bus/pci/drivers/vfio-pci/bind", dev->bdf);
+	probe(dev);
+	if (has_cdev(dev))
+		die("%s is bound to a driver that it may not have", dev->bdf);
+	override(dev, "vfio-pci");
+	probe(dev);
 	wait_for(LIMIT_MS, has_cdev(dev), "%s to be bound", dev->bdf);
 }
 
@@ -519,6 +543,25 @@ static void waiting_2(void)
 	close_device(dev);
 	check_config(dev);
 	check_ordinary(dev);
+}
+
+/* It is finished as soon as it can be. DMA waits for the address space all the same. */
+static void late_2(void)
+{
+	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+	struct device *dev = &devices[0];
+	int session = retrieve_session("vmm"), fd = retrieve(session, dev);
+
+	iommu = iommu_init(MODE_IOMMUFD);
+	bind_device(fd, iommu->iommufd, dev->bdf);
+	finish(session);
+	if (is_master(dev))
+		die("%s may do DMA before it is attached", dev->bdf);
+	attach.pt_id = iommu->ioas_id;
+	check(ioctl(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach", dev->bdf);
+	if (!is_master(dev))
+		die("%s may not do DMA when it is attached", dev->bdf);
+	close(fd);
 }
 
 /* ---- tests: a VMM that is killed ---- */
@@ -745,8 +788,8 @@ static void gone_2(void)
 	expect(try_attribute(removed, "remove", "1"), 0, "remove", removed->bdf);
 	retrieve_without(2, ENODEV);
 	write_text("/sys/bus/pci/rescan", "1");
-	expect(try_attribute(removed, "driver_override", "vfio-pci"), 0, "override", removed->bdf);
-	write_text("/sys/bus/pci/drivers_probe", removed->bdf);
+	override(removed, "vfio-pci");
+	probe(removed);
 	wait_for(LIMIT_MS, has_cdev(removed), "%s to be bound", removed->bdf);
 	check_ordinary(removed);
 }
@@ -816,31 +859,49 @@ static void minimal_2(void)
 
 /* ---- tests: an IOMMU in only one of both kernels ---- */
 
+static void set_master(struct device *dev)
+{
+	__u16 command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+	char path[PATH_MAX];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/config", dev->bdf);
+	fd = check(open(path, O_RDWR), "open", path);
+	check(pwrite(fd, &command, sizeof(command), PCI_COMMAND), "write", path);
+	close(fd);
+}
+
 /* libvfio doesn't know devices without one. */
-static void unprotected_1(void)
+static void protected_1(void)
 {
 	int iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu"), fd;
+	struct device *dev = &devices[0];
 	char path[PATH_MAX];
 
-	get_cdev(devices[0].bdf, path);
+	get_cdev(dev->bdf, path);
 	fd = check(open(path, O_RDWR), "open", path);
-	bind_device(fd, iommufd, devices[0].bdf);
+	bind_device(fd, iommufd, dev->bdf);
+	set_master(dev);
 	check_luo(luo_session_preserve_fd(create_session("vmm"), fd, 0), "preserve", path);
 	start_kernel();
 }
 
-static void attach_must_fail(void)
+static void must_not_retrieve(void)
 {
-	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
-	int session = retrieve_session("vmm"), fd = retrieve(session, &devices[0]);
+	struct device *dev = &devices[0];
+	int session = retrieve_session("vmm");
 
-	iommu = iommu_init(MODE_IOMMUFD);
-	attach.pt_id = iommu->ioas_id;
-	expect(-__vfio_device_bind_iommufd(fd, iommu->iommufd, NULL), 0, "bind", devices[0].bdf);
-	expect(ioctl(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ? errno : 0, EOPNOTSUPP,
-	       "attach", devices[0].bdf);
+	expect(-luo_session_retrieve_fd(session, token(dev)), EOPNOTSUPP, "retrieve", dev->bdf);
+	if (is_master(dev))
+		die("%s may do DMA that nobody knows where it goes", dev->bdf);
 	finish(session);
-	close(fd);
+}
+
+static void protected_2(void)
+{
+	if (!is_master(&devices[0]))
+		die("%s may not do DMA, so this run proves nothing", devices[0].bdf);
+	must_not_retrieve();
 }
 
 /* ---- tests: what is refused ---- */
@@ -968,14 +1029,15 @@ static const struct test {
 	void (*stage[2])(void);
 } tests[] = {
 	{ "waiting", { waiting_1, waiting_2 } },
+	{ "late", { usual_1, late_2 } },
 	{ "killed", { killed_1, killed_2 } },
 	{ "several", { several_1, several_2 } },
 	{ "pulled", { pulled_1, pulled_2 } },
 	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
-	{ "unprotected", { usual_1, attach_must_fail } },
-	{ "protected", { unprotected_1, attach_must_fail } },
+	{ "unprotected", { usual_1, must_not_retrieve } },
+	{ "protected", { protected_1, protected_2 } },
 	{ "refused", { refused_1 } },
 };
 

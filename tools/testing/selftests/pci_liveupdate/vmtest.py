@@ -38,9 +38,9 @@ MARK = ("0000:00:00.0", 0xfc)
 # Where gcov.sh in the guest sends what it has counted
 COUNTERS = "counters.tar.gz"
 
-# For a kernel with KASAN: its shadow is so much of the memory that what KHO would
-# reserve by default isn't there.
-DEBUG_OPTIONS = "kho_scratch=300M,0M,50M"
+# For a kernel with KASAN and each gigabyte: its shadow is so much of the memory that what KHO
+# would reserve by default isn't there. The next kernel's must fit in.
+DEBUG_SCRATCH = 300
 
 # What NICs hang on, as QEMU's devices. SeaBIOS numbers the buses in this order.
 IGB0 = "igb,netdev=wire0,mac=52:54:00:00:00:01,romfile="
@@ -453,9 +453,12 @@ class VM:
 
     def nic_problems(self, bdf):
         """What the VMM says of a NIC that it has taken back."""
-        held = self.first("held", bdf=bdf)
-        if not held or held.fields.get("moved_pages", "0") != "0":
-            yield f"{bdf}: its memory has moved" if held else f"{bdf} wasn't held"
+        held = self.find("held", bdf=bdf)
+        if len(held) != self.kernels - 1:
+            yield f"{bdf} was held {len(held)} times"
+        for event in held:
+            if event.fields.get("moved_pages", "0") != "0":
+                yield f"{bdf}: its memory has moved"
         for event in self.find("registers", bdf=bdf):
             if event.fields["intact"] != event.fields["of"]:
                 yield "{bdf}: only {intact} of {of} registers are intact".format(**event.fields)
@@ -469,9 +472,9 @@ class VM:
 
     def complaints(self, expected=()):
         """expected: (kernel, pattern) of lines that are to be there"""
-        return [f"kernel {line.kernel} complained: {line.text}" for line in self.bad_lines()[:20]
+        return [f"kernel {line.kernel} complained: {line.text}" for line in self.bad_lines()
                 if not any(kernel == line.kernel and re.search(pattern, line.text)
-                           for kernel, pattern in expected)]
+                           for kernel, pattern in expected)][:20]
 
 
 # ---- its contents ----
@@ -560,10 +563,10 @@ class Guest:
         """Factor for limits in seconds."""
         return 1 if self.config == "demo" else 20
 
-    def machine(self, directory, append, interval=0.01, options=(), **others):
+    def machine(self, directory, append, interval=0.01, options=(), ram=RAM, **others):
         """In this directory, with a trace; options, others: VM's."""
         if self.config == "debug":
-            append += f" {DEBUG_OPTIONS}"
+            append += f" kho_scratch={DEBUG_SCRATCH * (ram // RAM)}M,0M,50M"
         if self.config == "gcov":
             options = [*options, "-serial", f"file:{directory}/{COUNTERS}"]
         if self.config == "kcsan":      # CPUs that take turns have no races
@@ -571,7 +574,7 @@ class Guest:
         if self.slow > 1:
             interval *= 4       # the ring has to last longer
         return VM(directory, self.kernel, self.initrd, append, interval=interval,
-                  trace=f"{directory}/config-space.log", options=options, **others)
+                  trace=f"{directory}/config-space.log", options=options, ram=ram, **others)
 
 
 def prepare(out, directory, config, updates=1):
