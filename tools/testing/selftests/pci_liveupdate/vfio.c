@@ -21,6 +21,7 @@
 #include <sys/reboot.h>
 #include <sys/wait.h>
 
+#include <linux/io.h>
 #include <linux/kernel.h>
 #include <linux/sizes.h>
 #include <linux/vfio.h>
@@ -38,6 +39,13 @@
 /* For what may take long on a kernel with all checks */
 #define LIMIT_MS	120000
 #define CONFIG_SIZE	256
+
+/* Registers of an e1000: reading ICR clears it, writing ICS sets bits of it */
+#define E1000_ICR		0x00c0
+#define E1000_ICS		0x00c8
+#define E1000_IMS		0x00d0
+#define E1000_IMC		0x00d8
+#define E1000_LINK_CHANGE	0x04
 
 #define VF_TOKEN	"14d63f20-8445-11ea-8900-1f9ce7d5650d"
 
@@ -254,6 +262,25 @@ static bool wait_for_event(int fd)
 	__u64 count;
 
 	return poll(&poll_fd, 1, LIMIT_MS) == 1 && read(fd, &count, sizeof(count)) == sizeof(count);
+}
+
+/* Interrupts that libvfio doesn't know: INTx, and the request to give the device back. */
+static int watch_irq(struct device *dev, __u32 index)
+{
+	int fd = check(eventfd(0, 0), "eventfd", dev->bdf);
+	struct {
+		struct vfio_irq_set set;
+		__s32 eventfd;
+	} irq = {
+		.set.argsz = sizeof(irq),
+		.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+		.set.index = index,
+		.set.count = 1,
+		.eventfd = fd,
+	};
+
+	check(ioctl(dev->vfio->fd, VFIO_DEVICE_SET_IRQS, &irq), "watch", dev->bdf);
+	return fd;
 }
 
 static void check_interrupt(struct device *dev, const char *when)
@@ -719,30 +746,14 @@ static void several_2(void)
 
 /* ---- tests: a device that goes away ---- */
 
-static void watch_request(struct device *dev, int fd)
-{
-	struct {
-		struct vfio_irq_set set;
-		__s32 eventfd;
-	} irq = {
-		.set.argsz = sizeof(irq),
-		.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-		.set.index = VFIO_PCI_REQ_IRQ_INDEX,
-		.set.count = 1,
-		.eventfd = fd,
-	};
-
-	check(ioctl(dev->vfio->fd, VFIO_DEVICE_SET_IRQS, &irq), "watch", dev->bdf);
-}
-
 /* The last one is wanted back by the host while it is preserved: the session has to go. */
 static void pulled_1(void)
 {
 	struct device *last = &devices[nr_devices - 1];
-	int fd = check(eventfd(0, 0), "eventfd", last->bdf), session;
+	int session, fd;
 
 	open_all();
-	watch_request(last, fd);
+	fd = watch_irq(last, VFIO_PCI_REQ_IRQ_INDEX);
 	session = preserve_all();
 	say("unplug");
 	if (!wait_for_event(fd))
@@ -796,6 +807,38 @@ static void gone_2(void)
 
 /* ---- tests: kinds of devices ---- */
 
+static void set_intx(struct device *dev, __u32 action, __u32 count)
+{
+	struct vfio_irq_set irq = {
+		.argsz = sizeof(irq),
+		.flags = VFIO_IRQ_SET_DATA_NONE | action,
+		.index = VFIO_PCI_INTX_IRQ_INDEX,
+		.count = count,
+	};
+
+	check(ioctl(dev->vfio->fd, VFIO_DEVICE_SET_IRQS, &irq), "set INTx", dev->bdf);
+}
+
+/* An e1000 has no other interrupt. vfio masks it when it comes. */
+static void check_intx(struct device *dev)
+{
+	void *bar = dev->vfio->bars[0].vaddr;
+	int fd = watch_irq(dev, VFIO_PCI_INTX_IRQ_INDEX);
+
+	writel(E1000_LINK_CHANGE, bar + E1000_IMS);
+	for (int i = 0; i < 2; i++) {
+		writel(E1000_LINK_CHANGE, bar + E1000_ICS);
+		if (!wait_for_event(fd))
+			die("%s raises no INTx", dev->bdf);
+		readl(bar + E1000_ICR);
+		set_intx(dev, VFIO_IRQ_SET_ACTION_UNMASK, 1);
+	}
+	writel(~0U, bar + E1000_IMC);
+	set_intx(dev, VFIO_IRQ_SET_ACTION_TRIGGER, 0);
+	close(fd);
+}
+
+/* The first one is the e1000. */
 static void kinds_1(void)
 {
 	open_and_preserve();
@@ -814,6 +857,7 @@ static void kinds_2(void)
 		retrieve_device(session, dev);
 		check_config(dev);
 	}
+	check_intx(&devices[0]);
 	finish(session);
 	for_each_preserved(dev) {
 		check_config(dev);
