@@ -183,6 +183,20 @@ static void vfio_pci_unpreserve(struct liveupdate_file_op_args *args)
 	kho_unpreserve_free(phys_to_virt(args->serialized_data));
 }
 
+/* Memory can be disabled under an ioeventfd, ports can't. */
+static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_ioeventfd *ioeventfd;
+
+	guard(mutex)(&vdev->ioeventfds_lock);
+	list_for_each_entry(ioeventfd, &vdev->ioeventfds_list, next) {
+		if (!ioeventfd->test_mem)
+			return true;
+	}
+
+	return false;
+}
+
 /* Say why the device can't be frozen; NULL if it can. */
 static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 {
@@ -196,6 +210,8 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	/* Those who have imported it don't ask before they access the device */
 	if (!list_empty(&vdev->dmabufs))
 		return "a dma-buf of it is exported; close that first";
+	if (vfio_pci_has_port_ioeventfd(vdev))
+		return "an ioeventfd writes to its I/O ports; remove that first";
 
 	return vfio_pci_cannot_preserve(vdev);
 }
