@@ -313,10 +313,7 @@ static void use(struct device *dev, const char *when)
 
 static void vfio_open(void)
 {
-	char path[PATH_MAX];
-
-	get_cdev(options.vfio, path);
-	vfio = check(open(path, O_RDWR), "open", path);
+	vfio = open_cdev(options.vfio);
 }
 
 static void vfio_bind(void)

@@ -248,10 +248,7 @@ static void enable_dma(struct device *dev)
 
 static void set_up(struct device *dev)
 {
-	char path[PATH_MAX];
-
-	get_cdev(dev->bdf, path);
-	dev->fd = check(open(path, O_RDWR), path, dev->bdf);
+	dev->fd = open_cdev(dev->bdf);
 	bind_device(dev->fd, iommufd, dev->bdf);
 	enable_dma(dev);
 }

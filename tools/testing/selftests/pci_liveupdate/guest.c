@@ -150,6 +150,14 @@ void get_cdev(const char *bdf, char path[PATH_MAX])
 		die("%s isn't bound to vfio-pci", bdf);
 }
 
+int open_cdev(const char *bdf)
+{
+	char path[PATH_MAX];
+
+	get_cdev(bdf, path);
+	return check(open(path, O_RDWR), path, bdf);
+}
+
 /* Returns -errno */
 int try_to_bind(int fd, int iommufd)
 {

@@ -49,6 +49,7 @@ void find_path(const char *bdf, char path[PATH_MAX]);
 void visit_path(const char *bdf, void (*visit)(const char *dir, const char *bdf));
 bool find_cdev(const char *bdf, char path[PATH_MAX]);
 void get_cdev(const char *bdf, char path[PATH_MAX]);
+int open_cdev(const char *bdf);
 int try_to_bind(int fd, int iommufd);
 void bind_device(int fd, int iommufd, const char *bdf);
 

@@ -124,7 +124,6 @@ static void allow_suspend(struct device *dev, const char *control)
 	expect(try_attribute(dev, "power/control", control), 0, "suspend", dev->bdf);
 }
 
-/* Sooner or later vfio-pci suspends a device that nobody has open: not now. */
 static bool is_master(struct device *dev)
 {
 	char path[PATH_MAX];
@@ -135,6 +134,7 @@ static bool is_master(struct device *dev)
 	return config[PCI_COMMAND] & PCI_COMMAND_MASTER;
 }
 
+/* Sooner or later vfio-pci suspends a device that nobody has open: not now. */
 static void read_all_config(struct device *dev, __u8 *config)
 {
 	char path[PATH_MAX];
@@ -511,6 +511,13 @@ static void probe(struct device *dev)
 	write_text("/sys/bus/pci/drivers_probe", dev->bdf);
 }
 
+static void bind_driver(struct device *dev)
+{
+	override(dev, "vfio-pci");
+	probe(dev);
+	wait_for(LIMIT_MS, has_cdev(dev), "%s to be bound", dev->bdf);
+}
+
 /* Whatever the administrator tries */
 static void disturb(struct device *dev)
 {
@@ -522,9 +529,7 @@ static void disturb(struct device *dev)
 	probe(dev);
 	if (has_cdev(dev))
 		die("%s is bound to a driver that it may not have", dev->bdf);
-	override(dev, "vfio-pci");
-	probe(dev);
-	wait_for(LIMIT_MS, has_cdev(dev), "%s to be bound", dev->bdf);
+	bind_driver(dev);
 }
 
 /* A reset of the slot is what its close would lead to, too */
@@ -799,9 +804,7 @@ static void gone_2(void)
 	expect(try_attribute(removed, "remove", "1"), 0, "remove", removed->bdf);
 	retrieve_without(2, ENODEV);
 	write_text("/sys/bus/pci/rescan", "1");
-	override(removed, "vfio-pci");
-	probe(removed);
-	wait_for(LIMIT_MS, has_cdev(removed), "%s to be bound", removed->bdf);
+	bind_driver(removed);
 	check_ordinary(removed);
 }
 
@@ -918,15 +921,14 @@ static void set_master(struct device *dev)
 /* libvfio doesn't know devices without one. */
 static void protected_1(void)
 {
-	int iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu"), fd;
+	int iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu");
 	struct device *dev = &devices[0];
-	char path[PATH_MAX];
+	int fd = open_cdev(dev->bdf);
 
-	get_cdev(dev->bdf, path);
-	fd = check(open(path, O_RDWR), "open", path);
 	bind_device(fd, iommufd, dev->bdf);
 	set_master(dev);
-	check_luo(luo_session_preserve_fd(create_session("vmm"), fd, 0), "preserve", path);
+	check_luo(luo_session_preserve_fd(create_session("vmm"), fd, token(dev)), "preserve",
+		  dev->bdf);
 	start_kernel();
 }
 
@@ -982,11 +984,8 @@ static void refuse_group(struct device *dev)
 
 static void refuse_unbound(struct device *dev)
 {
-	char path[PATH_MAX];
-	int fd;
+	int fd = open_cdev(dev->bdf);
 
-	get_cdev(dev->bdf, path);
-	fd = check(open(path, O_RDWR), "open", path);
 	must_not_preserve(fd, ENOENT, "unbound");
 	close(fd);
 }

@@ -135,7 +135,9 @@ def prepare(directory, config):
     for updates in sorted({max(scenario.updates, 1) for scenario in SCENARIOS}):
         path = f"{directory}/updates-{updates}"
         os.makedirs(path, exist_ok=True)
-        guests[updates] = vmtest.prepare(suite.OUT, path, config, updates)
+        # The kernel's own replace none
+        tests = ["pci_liveupdate"] + ["vfio"] * (updates == 1)
+        guests[updates] = vmtest.prepare(suite.OUT, path, config, updates, tests)
     return directory, guests
 
 

@@ -283,10 +283,7 @@ static void replug(const char *dir)
 
 static void nic_open(struct nic *nic)
 {
-	char path[PATH_MAX];
-
-	get_cdev(nic->bdf, path);
-	nic->fd = check(open(path, O_RDWR), path, nic->bdf);
+	nic->fd = open_cdev(nic->bdf);
 }
 
 static struct vfio_region_info region_info(struct nic *nic, __u32 index)

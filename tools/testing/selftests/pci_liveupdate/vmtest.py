@@ -480,13 +480,17 @@ class VM:
 # ---- its contents ----
 
 SCRIPTS = ["leaks.sh", "selftests.sh"]
-PROGRAMS = ["vmm", "edu", "faults", "stress", "vfio", "minimal_vmm"]
 # The kernel's own, in ../vfio, and how they end
 SELFTESTS = {
     "vfio_dma_mapping_test": "pass:20 fail:0 xfail:0 xpass:0 skip:10",     # no huge pages
     "vfio_iommufd_setup_test": "pass:6 fail:0 xfail:0 xpass:0 skip:0",
     "vfio_pci_device_test": "pass:5 fail:0 xfail:0 xpass:0 skip:0",
     "vfio_pci_driver_test": "pass:7 fail:0 xfail:0 xpass:0 skip:0",
+}
+# By the directory of selftests
+PROGRAMS = {
+    "pci_liveupdate": ["vmm", "edu", "faults", "stress", "vfio", "minimal_vmm"],
+    "vfio": SELFTESTS,
 }
 MODULES = {
     "/edu.ko": "samples/liveupdate/edu_liveupdate.ko",
@@ -496,11 +500,12 @@ MODULES = {
 }
 
 
-def build_programs(source, output, headers):
-    """source: the selftests in a kernel tree; headers: the kernel's, for userspace.
+def build_programs(source, output, headers, tests):
+    """source: the selftests in a kernel tree; headers: the kernel's, for userspace; tests:
+    directories of selftests.
     Returns the name of each program in the guest, and the file it comes from."""
     programs = {}
-    for test, names in ("pci_liveupdate", PROGRAMS), ("vfio", SELFTESTS):
+    for test in tests:
         directory = f"{output}/{test}"
         os.makedirs(directory, exist_ok=True)
         made = subprocess.run(["make", "-s", "-C", f"{source}/{test}", "LDFLAGS=-static",
@@ -508,7 +513,7 @@ def build_programs(source, output, headers):
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if made.returncode:
             raise Failure(f"the guest's programs don't build:\n{made.stdout}")
-        programs |= {f"/bin/{name}": f"{directory}/{name}" for name in names}
+        programs |= {f"/bin/{name}": f"{directory}/{name}" for name in PROGRAMS[test]}
     return programs
 
 
@@ -577,8 +582,8 @@ class Guest:
                   trace=f"{directory}/config-space.log", options=options, ram=ram, **others)
 
 
-def prepare(out, directory, config, updates=1):
-    """The guest, from what scripts/kernel.sh has built below out."""
+def prepare(out, directory, config, updates=1, tests=("pci_liveupdate",)):
+    """The guest, from what scripts/kernel.sh has built below out, with these selftests."""
     build = f"{out}/build-{config}"
     built, kernel = f"{build}/arch/x86/boot/bzImage", f"{directory}/bzImage"
     if not os.path.exists(built):
@@ -586,7 +591,7 @@ def prepare(out, directory, config, updates=1):
     # All stages are to be of this one, whatever is built meanwhile
     shutil.copy(built, kernel)
     files = build_programs(f"{out}/linux/tools/testing/selftests",
-                           f"{directory}/programs", f"{build}/usr-headers/include")
+                           f"{directory}/programs", f"{build}/usr-headers/include", tests)
     for name, module in MODULES.items():
         if os.path.exists(f"{build}/{module}"):     # else it is built in
             files[name] = f"{build}/{module}"
