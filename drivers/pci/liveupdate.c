@@ -64,6 +64,9 @@
 #include "pci.h"
 #include "pcie/portdrv.h"
 
+#define CREATE_TRACE_POINTS
+#include <trace/events/pci_liveupdate.h>
+
 static_assert(sizeof_field(struct pci_dev_ser, bar_order) == PCI_ROM_RESOURCE + 1);
 static_assert(sizeof_field(struct pci_dev_ser, vf_bar_order) == PCI_SRIOV_NUM_BARS);
 
@@ -363,6 +366,8 @@ static int pci_outgoing_get(struct pci_dev *dev)
 		pm_runtime_get_noresume(&dev->dev);
 		WRITE_ONCE(dev->liveupdate.outgoing, rec);
 		pci_outgoing.ser->nr_devices++;
+		trace_pci_liveupdate_preserve(dev);
+		pci_dbg(dev, "preserved\n");
 	}
 
 	rec->refcount++;
@@ -376,6 +381,8 @@ static void pci_outgoing_drop(struct pci_dev *dev)
 	WRITE_ONCE(dev->liveupdate.outgoing, NULL);
 	pci_outgoing_free(rec);
 	pci_outgoing.ser->nr_devices--;
+	trace_pci_liveupdate_unpreserve(dev);
+	pci_dbg(dev, "not preserved any more\n");
 	pm_runtime_put(&dev->dev);
 	if (!pci_is_endpoint(dev))
 		pci_queue_restart();
@@ -855,13 +862,16 @@ static int pci_incoming_load(struct pci_incoming *in, u64 pa)
 static int pci_flb_retrieve(struct liveupdate_flb_op_args *args)
 {
 	struct pci_incoming *in = &pci_incoming;
+	int err;
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	if (pci_incoming_load(in, args->data)) {
+	err = pci_incoming_load(in, args->data);
+	if (err) {
 		xa_destroy(&in->index);
 		in->ser = NULL;
 		in->quarantined = true;
+		trace_pci_liveupdate_quarantine(args->data, err);
 	}
 
 	args->obj = in;
@@ -883,9 +893,16 @@ static unsigned long pci_dev_key(struct pci_dev *dev)
 	return pci_record_key(pci_domain_nr(dev->bus), pci_dev_id(dev));
 }
 
+static void pci_incoming_end(struct pci_dev *dev)
+{
+	WRITE_ONCE(dev->liveupdate.incoming, 0);
+	trace_pci_liveupdate_finish(dev);
+	pci_dbg(dev, "ordinary again\n");
+}
+
 static void pci_incoming_release_bridge(struct pci_dev *bridge)
 {
-	WRITE_ONCE(bridge->liveupdate.incoming, 0);
+	pci_incoming_end(bridge);
 	bridge->liveupdate.buses_lost = false;
 	pci_queue_restart();
 }
@@ -893,7 +910,7 @@ static void pci_incoming_release_bridge(struct pci_dev *bridge)
 /* The device is ordinary from here on, whatever happens to its bridges. */
 static void pci_incoming_release(struct pci_dev *dev)
 {
-	WRITE_ONCE(dev->liveupdate.incoming, 0);
+	pci_incoming_end(dev);
 
 	pci_incoming_let_go(dev);
 
@@ -1067,6 +1084,8 @@ static void pci_incoming_device_add(struct pci_incoming *in, struct pci_dev *dev
 	/* A device is found once: one that comes again is another. */
 	xa_erase(&in->index, pci_dev_key(dev));
 
+	trace_pci_liveupdate_adopt(dev);
+	pci_dbg(dev, "adopted\n");
 	pci_incoming_adopt_acs(dev);
 	pm_runtime_get_noresume(&dev->dev);
 	WRITE_ONCE(dev->liveupdate.held, true);
@@ -1083,7 +1102,6 @@ static void pci_incoming_device_add(struct pci_incoming *in, struct pci_dev *dev
 	}
 
 	in->nr_devices++;
-	pci_dbg(dev, "adopted for driver %s\n", dev->liveupdate.record.driver);
 }
 
 /**
@@ -1670,7 +1688,7 @@ void pci_liveupdate_remove_device(struct pci_dev *dev)
 		pci_quiesce(dev, "removed before its live update was finished");
 		pci_incoming_release_path(dev);
 	} else if (dev->liveupdate.incoming) {
-		WRITE_ONCE(dev->liveupdate.incoming, 0);
+		pci_incoming_end(dev);
 	}
 
 	pci_outgoing_forget(dev, "removed");

@@ -3250,6 +3250,91 @@ static void restart_when_locked(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, delayed_work_pending(&pci_restart_work));
 }
 
+/* Tracepoints */
+
+#ifdef CONFIG_TRACEPOINTS
+/* How often each was hit, by an endpoint and by a bridge, or at all. */
+static unsigned int nr_preserve[2], nr_unpreserve[2], nr_adopt[2], nr_finish[2];
+static unsigned int nr_quarantine;
+
+static void count_event(void *data, struct pci_dev *dev)
+{
+	unsigned int *counts = data;
+
+	counts[!pci_is_endpoint(dev)]++;
+}
+
+static void count_quarantine(void *data, u64 table, int error)
+{
+	if (table && error == -EOPNOTSUPP)
+		nr_quarantine++;
+}
+
+static void unregister_probes(void *data)
+{
+	unregister_trace_pci_liveupdate_preserve(count_event, nr_preserve);
+	unregister_trace_pci_liveupdate_unpreserve(count_event, nr_unpreserve);
+	unregister_trace_pci_liveupdate_adopt(count_event, nr_adopt);
+	unregister_trace_pci_liveupdate_finish(count_event, nr_finish);
+	unregister_trace_pci_liveupdate_quarantine(count_quarantine, NULL);
+	tracepoint_synchronize_unregister();
+}
+
+static void register_probes(struct kunit *test)
+{
+	int err;
+
+	memset(nr_preserve, 0, sizeof(nr_preserve));
+	memset(nr_unpreserve, 0, sizeof(nr_unpreserve));
+	memset(nr_adopt, 0, sizeof(nr_adopt));
+	memset(nr_finish, 0, sizeof(nr_finish));
+	nr_quarantine = 0;
+
+	err = register_trace_pci_liveupdate_preserve(count_event, nr_preserve) ?:
+	      register_trace_pci_liveupdate_unpreserve(count_event, nr_unpreserve) ?:
+	      register_trace_pci_liveupdate_adopt(count_event, nr_adopt) ?:
+	      register_trace_pci_liveupdate_finish(count_event, nr_finish) ?:
+	      register_trace_pci_liveupdate_quarantine(count_quarantine, NULL);
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, unregister_probes, NULL));
+	KUNIT_ASSERT_EQ(test, 0, err);
+}
+
+static void trace_life(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct fake_table *table;
+
+	register_probes(test);
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	preserve(test, host, LEFT_1);
+	KUNIT_EXPECT_EQ(test, 2, nr_preserve[0]);
+	KUNIT_EXPECT_EQ(test, 2, nr_preserve[1]);
+	unpreserve(test, host, LEFT_1);
+	KUNIT_EXPECT_EQ(test, 1, nr_unpreserve[0]);
+	KUNIT_EXPECT_EQ(test, 0, nr_unpreserve[1]);
+
+	next_kernel(test, host);
+	KUNIT_EXPECT_EQ(test, 2, nr_unpreserve[0]);
+	KUNIT_EXPECT_EQ(test, 2, nr_unpreserve[1]);
+	KUNIT_EXPECT_EQ(test, 1, nr_adopt[0]);
+	KUNIT_EXPECT_EQ(test, 2, nr_adopt[1]);
+	KUNIT_EXPECT_EQ(test, 0, nr_finish[0]);
+	pci_liveupdate_finish(fake_dev(test, host, LEFT_0));
+	KUNIT_EXPECT_EQ(test, 1, nr_finish[0]);
+	KUNIT_EXPECT_EQ(test, 2, nr_finish[1]);
+	fake_finish();
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	table = end_kernel(test, host);
+	fake_table_ser(table)->version++;
+	fake_retrieve(fake_table_pa(table));
+	KUNIT_EXPECT_EQ(test, 1, nr_quarantine);
+	KUNIT_EXPECT_EQ(test, 1, nr_adopt[0]);
+}
+#endif
+
 static struct kunit_case liveupdate_cases[] = {
 	/* First, as long as there is little left to print: see there */
 	KUNIT_CASE_SLOW(hostile_tables),
@@ -3308,6 +3393,9 @@ static struct kunit_case liveupdate_cases[] = {
 #endif
 	KUNIT_CASE(remove_incoming_bridge),
 	KUNIT_CASE(restart_when_locked),
+#ifdef CONFIG_TRACEPOINTS
+	KUNIT_CASE(trace_life),
+#endif
 	{}
 };
 
