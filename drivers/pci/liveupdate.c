@@ -49,6 +49,7 @@
 #include <linux/kexec.h>
 #include <linux/kexec_handover.h>
 #include <linux/kho_block.h>
+#include <linux/list.h>
 #include <linux/liveupdate.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
@@ -75,16 +76,15 @@ static_assert(sizeof_field(struct pci_dev_ser, vf_bar_order) == PCI_SRIOV_NUM_BA
 
 /**
  * struct pci_outgoing - The table for the next kernel.
- * @ser:    Head of the table, NULL if no file needs a table.
- * @blocks: Blocks with the records.
- * @end:    Behind the last slot that was ever used.
- * @free:   Physical address of the first free slot, 0 if there is none.
+ * @ser:     Head of the table, NULL if no file needs a table.
+ * @blocks:  Blocks with the records. All but the last one are full.
+ * @devices: The devices and bridges that have a record, in the order of the records,
+ *           by &pci_liveupdate.node. Each is referenced.
  */
 struct pci_outgoing {
 	struct pci_ser *ser;
 	struct kho_block_set blocks;
-	struct kho_block_set_it end;
-	u64 free;
+	struct list_head devices;
 };
 
 /**
@@ -106,7 +106,12 @@ struct pci_incoming {
 };
 
 static struct liveupdate_flb pci_liveupdate_flb;
-static struct pci_outgoing pci_outgoing;
+
+static struct pci_outgoing pci_outgoing = {
+	.blocks = KHO_BLOCK_SET_INIT(pci_outgoing.blocks, sizeof(struct pci_dev_ser)),
+	.devices = LIST_HEAD_INIT(pci_outgoing.devices),
+};
+
 static struct pci_incoming pci_incoming = {
 	.index = XARRAY_INIT(pci_incoming.index, 0),
 };
@@ -217,40 +222,51 @@ static void pci_queue_restart(void)
 
 /* Outgoing: the table */
 
+/* In a block that isn't empty. */
+static struct pci_dev_ser *pci_last_record(struct kho_block *block)
+{
+	return (struct pci_dev_ser *)(block->ser + 1) + block->ser->count - 1;
+}
+
 static struct pci_dev_ser *pci_outgoing_alloc(void)
 {
 	struct pci_outgoing *out = &pci_outgoing;
-	struct pci_dev_ser *rec;
+	struct kho_block *block;
 	int err;
 
-	if (out->free) {
-		rec = phys_to_virt(out->free);
-		out->free = rec->next_free;
-		return rec;
-	}
-
-	rec = kho_block_set_it_reserve_entry(&out->end);
-	if (rec)
-		return rec;
-
-	err = kho_block_set_grow(&out->blocks, out->blocks.nblocks *
-				 out->blocks.count_per_block + 1);
+	err = kho_block_set_grow(&out->blocks, out->ser->nr_devices + 1);
 	if (err)
 		return ERR_PTR(err);
 
-	/* The iterator of an empty set has no block to go on from. */
-	if (!out->end.block)
-		kho_block_set_it_init(&out->end, &out->blocks);
+	block = list_last_entry(&out->blocks.blocks, struct kho_block, list);
+	block->ser->count++;
 	out->ser->devices = kho_block_set_head_pa(&out->blocks);
-
-	return kho_block_set_it_reserve_entry(&out->end);
+	out->ser->nr_devices++;
+	return pci_last_record(block);
 }
 
-static void pci_outgoing_free(struct pci_dev_ser *rec)
+/* The last record moves to where that of @dev was: there are no free slots. */
+static void pci_outgoing_free(struct pci_dev *dev)
 {
-	memset(rec, 0, sizeof(*rec));
-	rec->next_free = pci_outgoing.free;
-	pci_outgoing.free = virt_to_phys(rec);
+	struct pci_dev_ser *last, *rec = dev->liveupdate.outgoing;
+	struct pci_outgoing *out = &pci_outgoing;
+	struct kho_block *block;
+	struct pci_dev *mover;
+
+	block = list_last_entry(&out->blocks.blocks, struct kho_block, list);
+	last = pci_last_record(block);
+	mover = list_last_entry(&out->devices, struct pci_dev, liveupdate.node);
+	if (mover != dev) {
+		*rec = *last;
+		WRITE_ONCE(mover->liveupdate.outgoing, rec);
+		list_move(&mover->liveupdate.node, &dev->liveupdate.node);
+	}
+
+	memset(last, 0, sizeof(*last));
+	block->ser->count--;
+	out->ser->nr_devices--;
+	kho_block_set_shrink(&out->blocks, out->ser->nr_devices);
+	out->ser->devices = kho_block_set_head_pa(&out->blocks);
 }
 
 static void pci_record_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
@@ -364,8 +380,9 @@ static int pci_outgoing_get(struct pci_dev *dev)
 
 		pci_record_fill(dev, rec);
 		pm_runtime_get_noresume(&dev->dev);
+		pci_dev_get(dev);
+		list_add_tail(&dev->liveupdate.node, &pci_outgoing.devices);
 		WRITE_ONCE(dev->liveupdate.outgoing, rec);
-		pci_outgoing.ser->nr_devices++;
 		trace_pci_liveupdate_preserve(dev);
 		pci_dbg(dev, "preserved\n");
 	}
@@ -376,16 +393,15 @@ static int pci_outgoing_get(struct pci_dev *dev)
 
 static void pci_outgoing_drop(struct pci_dev *dev)
 {
-	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
-
+	pci_outgoing_free(dev);
 	WRITE_ONCE(dev->liveupdate.outgoing, NULL);
-	pci_outgoing_free(rec);
-	pci_outgoing.ser->nr_devices--;
+	list_del(&dev->liveupdate.node);
 	trace_pci_liveupdate_unpreserve(dev);
 	pci_dbg(dev, "not preserved any more\n");
 	pm_runtime_put(&dev->dev);
 	if (!pci_is_endpoint(dev))
 		pci_queue_restart();
+	pci_dev_put(dev);
 }
 
 static void pci_outgoing_put(struct pci_dev *dev)
@@ -538,12 +554,8 @@ static int pci_flb_preserve(struct liveupdate_flb_op_args *args)
 
 	*ser = (struct pci_ser){ .version = PCI_SER_VERSION };
 
-	scoped_guard(mutex, &pci_liveupdate_mutex) {
+	scoped_guard(mutex, &pci_liveupdate_mutex)
 		WRITE_ONCE(out->ser, ser);
-		out->free = 0;
-		kho_block_set_init(&out->blocks, sizeof(struct pci_dev_ser));
-		kho_block_set_it_init(&out->end, &out->blocks);
-	}
 
 	args->data = virt_to_phys(ser);
 	args->obj = out;
@@ -553,14 +565,13 @@ static int pci_flb_preserve(struct liveupdate_flb_op_args *args)
 static void pci_flb_unpreserve(struct liveupdate_flb_op_args *args)
 {
 	struct pci_outgoing *out = args->obj;
-	struct pci_dev *dev = NULL;
+	struct pci_dev *dev, *prev;
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
 	/* A driver may have a bug. It must not leave pointers into the table. */
-	for_each_pci_dev(dev) {
-		if (!dev->liveupdate.outgoing)
-			continue;
+	list_for_each_entry_safe_reverse(dev, prev, &out->devices,
+					 liveupdate.node) {
 		if (pci_is_endpoint(dev))
 			pci_err(dev, "was still preserved by driver %s when the last file was gone\n",
 				dev_driver_string(&dev->dev));
@@ -1652,6 +1663,9 @@ static void pci_outgoing_forget(struct pci_dev *dev, const char *what)
 	pci_warn(dev, "%s while it was preserved; the next kernel won't know of it\n",
 		 what);
 	pci_outgoing_put_path(dev, NULL);
+	/* A bridge has references left if its record is damaged */
+	if (dev->liveupdate.outgoing)
+		pci_outgoing_drop(dev);
 }
 
 /**

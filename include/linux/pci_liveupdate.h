@@ -21,7 +21,9 @@ struct pci_saved_state;
 /**
  * struct pci_liveupdate - Live update state of a PCI device.
  * @outgoing:          The device's record in the outgoing table, NULL if it isn't
- *                     preserved. Owned by the table.
+ *                     preserved. Owned by the table, which may move it.
+ * @node:              Place in the list of devices that have a record in the outgoing
+ *                     table, as long as @outgoing isn't NULL.
  * @incoming:          For a device that the previous kernel preserved, 1 until
  *                     finish; for a bridge, the number of such devices below it.
  * @record:            Copy of the incoming record, from when @incoming is set on.
@@ -43,6 +45,7 @@ struct pci_saved_state;
  */
 struct pci_liveupdate {
 	struct pci_dev_ser *outgoing;
+	struct list_head node;
 	u32 incoming;
 	struct pci_dev_ser record;
 	u16 acs_ctrl;

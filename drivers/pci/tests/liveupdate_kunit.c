@@ -638,13 +638,37 @@ static u64 nr_slots(void)
 	return nr;
 }
 
-static u64 nr_free_slots(void)
+/* The table is no larger than it must be, and each device has its own record. */
+static void expect_compact(struct kunit *test)
 {
+	u64 per_block = pci_outgoing.blocks.count_per_block, i = per_block;
+	struct kho_block *block = list_entry(&pci_outgoing.blocks.blocks,
+					     struct kho_block, list);
+	struct pci_dev *dev;
 	u64 nr = 0;
 
-	for (u64 pa = pci_outgoing.free; pa; nr++)
-		pa = ((struct pci_dev_ser *)phys_to_virt(pa))->next_free;
-	return nr;
+	list_for_each_entry(dev, &pci_outgoing.devices, liveupdate.node) {
+		struct pci_dev_ser *rec;
+
+		if (i == per_block) {
+			block = list_next_entry(block, list);
+			i = 0;
+		}
+		rec = (struct pci_dev_ser *)(block->ser + 1) + i++;
+		KUNIT_EXPECT_PTR_EQ(test, rec, dev->liveupdate.outgoing);
+		KUNIT_EXPECT_EQ(test, pci_dev_id(dev), rec->bdf);
+		KUNIT_EXPECT_NE(test, 0, rec->refcount);
+		nr++;
+	}
+
+	KUNIT_EXPECT_EQ(test, nr, nr_slots());
+	KUNIT_EXPECT_EQ(test, nr, pci_outgoing.ser->nr_devices);
+	KUNIT_EXPECT_EQ(test, DIV_ROUND_UP(nr, per_block), pci_outgoing.blocks.nblocks);
+	KUNIT_EXPECT_EQ(test, kho_block_set_head_pa(&pci_outgoing.blocks),
+			pci_outgoing.ser->devices);
+	/* The blocks, and what points to them */
+	KUNIT_EXPECT_EQ(test, nr_preserved_before + 1 + pci_outgoing.blocks.nblocks,
+			nr_preserved());
 }
 
 /* Hand over what is preserved; nothing else is left of this kernel. */
@@ -758,13 +782,13 @@ static void preserve_path(struct kunit *test)
 
 	unpreserve(test, host, LEFT_0);
 	KUNIT_EXPECT_EQ(test, 0, pci_outgoing.ser->nr_devices);
-	KUNIT_EXPECT_EQ(test, 3, nr_free_slots());
+	expect_compact(test);
 	KUNIT_EXPECT_FALSE(test,
 			   pci_liveupdate_is_preserved(fake_dev(test, host, BRIDGE_TOP)));
 	/* Of what isn't outgoing nothing is released */
 	unpreserve(test, host, LEFT_0);
 	unpreserve(test, host, BRIDGE_TOP);
-	KUNIT_EXPECT_EQ(test, 3, nr_free_slots());
+	expect_compact(test);
 
 	fake_file_unpreserve();
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_bus_numbers());
@@ -796,6 +820,7 @@ static void preserve_shared_bridges(struct kunit *test)
 			KUNIT_EXPECT_EQ(test, nr_right,
 					nr_references(test, host, BRIDGE_RIGHT));
 			unpreserve(test, host, orders[i][j]);
+			expect_compact(test);
 			if (orders[i][j] == RIGHT)
 				nr_right--;
 			else
@@ -804,8 +829,6 @@ static void preserve_shared_bridges(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, 0, pci_outgoing.ser->nr_devices);
 		KUNIT_EXPECT_EQ(test, 0, nr_references(test, host, BRIDGE_TOP));
 	}
-	/* One slot each, however often they were used */
-	KUNIT_EXPECT_EQ(test, 6, nr_slots());
 }
 
 static void preserve_deep_chain(struct kunit *test)
@@ -816,16 +839,15 @@ static void preserve_deep_chain(struct kunit *test)
 	preserve(test, host, PCI_DEVID(30, 0));
 	for (int i = 0; i <= 30; i++)
 		KUNIT_EXPECT_EQ(test, 1, nr_references(test, host, PCI_DEVID(i, 0)));
+	expect_compact(test);
 	unpreserve(test, host, PCI_DEVID(30, 0));
-	KUNIT_EXPECT_EQ(test, 31, nr_free_slots());
+	expect_compact(test);
 }
 
-/* Four slots are freed and used again in each of the 24 orders. */
-static void reuse_slots(struct kunit *test)
+/* Four devices leave in each of the 24 orders. */
+static void leave_in_any_order(struct kunit *test)
 {
-	const size_t unused = offsetof(struct pci_dev_ser, next_free);
 	struct fake_host *host = fake_wide(test, 4);
-	struct pci_dev_ser *slot[4];
 
 	file_preserve(test);
 	for (int order = 0; order < 4 * 4 * 4 * 4; order++) {
@@ -839,87 +861,102 @@ static void reuse_slots(struct kunit *test)
 		for (int i = 0; i < 4; i++)
 			preserve(test, host, PCI_DEVID(1, i));
 		for (int i = 0; i < 4; i++) {
-			struct pci_dev *dev = fake_dev(test, host,
-						       PCI_DEVID(1, order >> 2 * i & 3));
-
-			slot[i] = dev->liveupdate.outgoing;
-			pci_liveupdate_unpreserve(dev);
-			/* Nothing that was there is left but the way to the next */
-			KUNIT_EXPECT_EQ(test, 0, slot[i]->refcount);
-			KUNIT_EXPECT_NULL(test, memchr_inv(slot[i], 0, unused));
+			unpreserve(test, host, PCI_DEVID(1, order >> 2 * i & 3));
+			expect_compact(test);
 		}
-		KUNIT_EXPECT_EQ(test, 5, nr_slots());
-		KUNIT_EXPECT_EQ(test, 5, nr_free_slots());
-
-		preserve(test, host, PCI_DEVID(1, 0));
-		/* That of the bridge was freed last */
-		KUNIT_EXPECT_PTR_EQ(test, slot[3],
-				    fake_dev(test, host, 0)->liveupdate.outgoing);
-		unpreserve(test, host, PCI_DEVID(1, 0));
+		KUNIT_EXPECT_EQ(test, 0, nr_slots());
 	}
 }
 
-static void grow_over_blocks(struct kunit *test)
+/* What is left of a block when its last record has moved is clear. */
+static void clear_free_slots(struct kunit *test)
+{
+	struct fake_host *host = fake_wide(test, 4);
+	struct kho_block *block;
+
+	file_preserve(test);
+	for (int i = 0; i < 4; i++)
+		preserve(test, host, PCI_DEVID(1, i));
+	unpreserve(test, host, PCI_DEVID(1, 1));
+	unpreserve(test, host, PCI_DEVID(1, 3));
+
+	block = list_first_entry(&pci_outgoing.blocks.blocks, struct kho_block, list);
+	KUNIT_EXPECT_EQ(test, 3, block->ser->count);
+	KUNIT_EXPECT_NULL(test, memchr_inv((struct pci_dev_ser *)(block->ser + 1) + 3, 0,
+					   KHO_BLOCK_SIZE - sizeof(*block->ser) -
+					   3 * sizeof(struct pci_dev_ser)));
+}
+
+static void grow_and_shrink(struct kunit *test)
 {
 	const int nr = 200;
 	struct fake_host *host = fake_wide(test, nr);
+	struct rnd_state rnd;
 
 	file_preserve(test);
 	KUNIT_EXPECT_EQ(test, 0, pci_outgoing.ser->devices);
 	for (int i = 0; i < nr; i++) {
 		preserve(test, host, PCI_DEVID(1, i));
-		KUNIT_EXPECT_EQ(test, DIV_ROUND_UP(i + 2, 63),
-				pci_outgoing.blocks.nblocks);
-		KUNIT_EXPECT_EQ(test, i + 2, nr_slots());
-		KUNIT_EXPECT_EQ(test, kho_block_set_head_pa(&pci_outgoing.blocks),
-				pci_outgoing.ser->devices);
+		expect_compact(test);
 	}
+	KUNIT_EXPECT_EQ(test, 4, pci_outgoing.blocks.nblocks);
 	KUNIT_EXPECT_EQ(test, nr, nr_references(test, host, 0));
 
-	for (int i = 0; i < nr; i++)
+	/* Over the edge of a block, and back */
+	for (int i = 0; i < 20; i++)
 		unpreserve(test, host, PCI_DEVID(1, i));
-	KUNIT_EXPECT_EQ(test, nr + 1, nr_free_slots());
-	for (int i = nr; i--; )
+	for (int i = 0; i < 20; i++)
 		preserve(test, host, PCI_DEVID(1, i));
-	KUNIT_EXPECT_EQ(test, 0, nr_free_slots());
-	KUNIT_EXPECT_EQ(test, nr + 1, nr_slots());
+	expect_compact(test);
 	KUNIT_EXPECT_EQ(test, nr, nr_references(test, host, 0));
+
+	prandom_seed_state(&rnd, 1);
+	for (int i = 0; i < 2 * nr; i++) {
+		struct pci_dev *dev = fake_dev(test, host,
+					       PCI_DEVID(1, prandom_u32_state(&rnd) % nr));
+
+		if (dev->liveupdate.outgoing)
+			pci_liveupdate_unpreserve(dev);
+		else
+			KUNIT_ASSERT_EQ(test, 0, pci_liveupdate_preserve(dev));
+		expect_compact(test);
+	}
+
+	for (int i = nr; i--; )
+		unpreserve(test, host, PCI_DEVID(1, i));
+	expect_compact(test);
+	KUNIT_EXPECT_EQ(test, 0, nr_slots());
 }
 
 /* The table is full when the n-th record of a path is needed. */
 static void preserve_fails_on_path(struct kunit *test)
 {
-	struct pci_outgoing *out = &pci_outgoing;
-	const int nr = 8;
+	/* KHO_MAX_BLOCKS */
+	const int max = 10000, nr = 8;
 	struct fake_host *host = fake_chain(test, nr);
 	struct pci_dev *dev = fake_dev(test, host, PCI_DEVID(nr, 0));
+	u64 per_block;
+	int used = 0;
 
 	file_preserve(test);
-	preserve(test, host, PCI_DEVID(nr, 0));
-	pci_liveupdate_unpreserve(dev);
-
+	per_block = pci_outgoing.blocks.count_per_block;
+	pci_outgoing.blocks.count_per_block = 1;
 	for (int i = nr; i >= 0; i--) {
-		struct pci_dev_ser *rec;
-		long nblocks = out->blocks.nblocks;
-		u64 end = out->end.i;
-
-		/* One free slot less each time, and no others */
-		rec = phys_to_virt(out->free);
-		out->free = rec->next_free;
-		out->end.i = out->blocks.count_per_block;
-		out->blocks.nblocks = INT_MAX;
-		KUNIT_EXPECT_EQ(test, i, nr_free_slots());
+		scoped_guard(mutex, &pci_liveupdate_mutex) {
+			for (; used < max - i; used++)
+				KUNIT_EXPECT_NOT_ERR_OR_NULL(test, pci_outgoing_alloc());
+		}
 
 		KUNIT_EXPECT_EQ(test, -ENOSPC, pci_liveupdate_preserve(dev));
 
-		out->end.i = end;
-		out->blocks.nblocks = nblocks;
-		KUNIT_EXPECT_EQ(test, i, nr_free_slots());
-		KUNIT_EXPECT_EQ(test, 0, out->ser->nr_devices);
+		KUNIT_EXPECT_EQ(test, used, nr_slots());
+		KUNIT_EXPECT_EQ(test, used, pci_outgoing.ser->nr_devices);
 		for (int j = 0; j <= nr; j++)
 			KUNIT_EXPECT_EQ(test, 0,
 					nr_references(test, host, PCI_DEVID(j, 0)));
 	}
+	fake_file_unpreserve();
+	pci_outgoing.blocks.count_per_block = per_block;
 }
 
 static void expect_refused(struct kunit *test, struct pci_dev *dev, int err)
@@ -1190,10 +1227,36 @@ static void unpreserve_damaged(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, bridge->liveupdate.outgoing);
 	KUNIT_EXPECT_EQ(test, 1, nr_references(test, host, BRIDGE_TOP));
 
+	/* It has lost its record while something below it is preserved */
 	preserve(test, host, LEFT_0);
-	bridge->liveupdate.outgoing = NULL;
+	preserve(test, host, LEFT_1);
+	bridge->liveupdate.outgoing->refcount = 0;
 	unpreserve(test, host, LEFT_0);
+	KUNIT_EXPECT_NULL(test, bridge->liveupdate.outgoing);
+	unpreserve(test, host, LEFT_1);
 	KUNIT_EXPECT_EQ(test, 1, nr_references(test, host, BRIDGE_TOP));
+	expect_compact(test);
+}
+
+/* A bridge leaves with its record, although there are too many references. */
+static void remove_damaged(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	preserve(test, host, RIGHT);
+	fake_dev(test, host, BRIDGE_LEFT)->liveupdate.outgoing->refcount = 3;
+	fake_dev(test, host, BRIDGE_TOP)->liveupdate.outgoing->refcount = 5;
+
+	pci_stop_and_remove_bus_device_locked(fake_dev(test, host, BRIDGE_LEFT));
+	KUNIT_EXPECT_EQ(test, 3, pci_outgoing.ser->nr_devices);
+	expect_compact(test);
+	unpreserve(test, host, RIGHT);
+	KUNIT_EXPECT_EQ(test, 2, nr_references(test, host, BRIDGE_TOP));
+	pci_stop_and_remove_bus_device_locked(fake_dev(test, host, BRIDGE_TOP));
+	KUNIT_EXPECT_EQ(test, 0, pci_outgoing.ser->nr_devices);
+	expect_compact(test);
 }
 
 static void keep_running(struct kunit *test)
@@ -2364,13 +2427,13 @@ static bool fail_preserve_at(struct kunit *test, struct pci_dev *dev, int n,
 	if (err) {
 		KUNIT_EXPECT_EQ(test, -ENOMEM, err);
 		KUNIT_EXPECT_NULL(test, dev->liveupdate.outgoing);
-		KUNIT_EXPECT_EQ(test, 0, pci_outgoing.ser->nr_devices);
-		KUNIT_EXPECT_EQ(test, nr_slots(), used + nr_free_slots());
+		KUNIT_EXPECT_EQ(test, used, pci_outgoing.ser->nr_devices);
+		KUNIT_EXPECT_EQ(test, used, nr_slots());
 		KUNIT_EXPECT_EQ(test, nr, nr_preserved());
 		KUNIT_EXPECT_EQ(test, usage,
 				atomic_read(&dev->dev.power.usage_count));
 	} else {
-		KUNIT_EXPECT_EQ(test, 4, pci_outgoing.ser->nr_devices);
+		KUNIT_EXPECT_EQ(test, used + 4, pci_outgoing.ser->nr_devices);
 	}
 
 	/* Neither of these has anything to allocate */
@@ -2991,7 +3054,6 @@ static const struct field rec_fields[] = {
 	{ offsetof(struct pci_dev_ser, subordinate), 1, 1 },
 	{ offsetof(struct pci_dev_ser, reserved), 1, 4 },
 	{ offsetof(struct pci_dev_ser, driver), 1, 32 },
-	{ offsetof(struct pci_dev_ser, next_free), 8, 1 },
 };
 
 static void damage_field(struct rnd_state *rnd, void *base,
@@ -3341,8 +3403,9 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(preserve_path),
 	KUNIT_CASE(preserve_shared_bridges),
 	KUNIT_CASE(preserve_deep_chain),
-	KUNIT_CASE(reuse_slots),
-	KUNIT_CASE(grow_over_blocks),
+	KUNIT_CASE(leave_in_any_order),
+	KUNIT_CASE(clear_free_slots),
+	KUNIT_CASE(grow_and_shrink),
 	KUNIT_CASE(preserve_fails_on_path),
 	KUNIT_CASE(preserve_when_it_cannot),
 	KUNIT_CASE(preserve_what_it_cannot),
@@ -3353,6 +3416,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(unbind_outgoing),
 	KUNIT_CASE(unpreserve_forgotten),
 	KUNIT_CASE(unpreserve_damaged),
+	KUNIT_CASE(remove_damaged),
 	KUNIT_CASE(keep_running),
 	KUNIT_CASE(adopt_and_finish),
 	KUNIT_CASE(adopt_without_a_write),

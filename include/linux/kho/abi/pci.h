@@ -110,8 +110,6 @@ static_assert(sizeof(struct pci_ser) == 24);
  * @reserved:     Of a bridge, zero.
  * @driver:       Name of the driver that was bound, ending in NUL and padded with
  *                NULs; empty for a bridge and for a device without a driver.
- * @next_free:    In a free slot, for the kernel that owns the table: physical
- *                address of the next free slot, or 0.
  *
  * The BAR sizes, the windows of a bridge, the buses of virtual functions and
  * whether Interrupt Disable works can't be read from the hardware: enumeration
@@ -136,10 +134,7 @@ struct pci_dev_ser {
 			u8 reserved[4];
 		} __packed;
 	} __packed;
-	union {
-		char driver[PCI_DEV_SER_DRIVER_LEN];
-		u64 next_free;
-	} __packed;
+	char driver[PCI_DEV_SER_DRIVER_LEN];
 } __packed;
 
 static_assert(sizeof(struct pci_dev_ser) == 64);
