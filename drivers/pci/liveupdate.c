@@ -45,6 +45,7 @@
 
 #include <linux/bitfield.h>
 #include <linux/cleanup.h>
+#include <linux/debugfs.h>
 #include <linux/io.h>
 #include <linux/kexec.h>
 #include <linux/kexec_handover.h>
@@ -56,6 +57,7 @@
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/string_choices.h>
 #include <linux/workqueue.h>
@@ -87,11 +89,16 @@ struct pci_outgoing {
 	struct list_head devices;
 };
 
+/* Marks of a record in the index: enumeration has found something at its address */
+#define PCI_RECORD_FOUND	XA_MARK_0
+/* and that is incoming still. */
+#define PCI_RECORD_INCOMING	XA_MARK_1
+
 /**
  * struct pci_incoming - The table of the previous kernel.
  * @ser:         Head of the table.
  * @blocks:      Blocks with the records.
- * @index:       The records that were not found yet, by pci_record_key().
+ * @index:       The records, by pci_record_key(), with these marks.
  * @nr_devices:  Number of endpoints that were adopted.
  * @nr_bridges:  Number of bridges that were adopted.
  * @quarantined: The table can't be used; the other fields are empty.
@@ -113,6 +120,7 @@ static struct pci_outgoing pci_outgoing = {
 };
 
 static struct pci_incoming pci_incoming = {
+	.blocks = KHO_BLOCK_SET_INIT(pci_incoming.blocks, sizeof(struct pci_dev_ser)),
 	.index = XARRAY_INIT(pci_incoming.index, 0),
 };
 
@@ -904,9 +912,25 @@ static unsigned long pci_dev_key(struct pci_dev *dev)
 	return pci_record_key(pci_domain_nr(dev->bus), pci_dev_id(dev));
 }
 
+/* The record of a device that was not found yet: one that comes again is another. */
+static struct pci_dev_ser *pci_incoming_find(struct pci_incoming *in,
+					     struct pci_dev *dev)
+{
+	unsigned long key = pci_dev_key(dev);
+
+	return xa_get_mark(&in->index, key, PCI_RECORD_FOUND) ?
+		       NULL : xa_load(&in->index, key);
+}
+
+static void pci_incoming_found(struct pci_incoming *in, struct pci_dev *dev)
+{
+	xa_set_mark(&in->index, pci_dev_key(dev), PCI_RECORD_FOUND);
+}
+
 static void pci_incoming_end(struct pci_dev *dev)
 {
 	WRITE_ONCE(dev->liveupdate.incoming, 0);
+	xa_clear_mark(&pci_incoming.index, pci_dev_key(dev), PCI_RECORD_INCOMING);
 	trace_pci_liveupdate_finish(dev);
 	pci_dbg(dev, "ordinary again\n");
 }
@@ -1009,7 +1033,7 @@ static void pci_quiesce(struct pci_dev *dev, const char *why)
 
 static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 {
-	struct pci_dev_ser *rec = xa_load(&in->index, pci_dev_key(dev));
+	struct pci_dev_ser *rec = pci_incoming_find(in, dev);
 	struct pci_bus *bus = dev->bus;
 	bool bridge;
 
@@ -1019,20 +1043,20 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 	bridge = rec->flags & PCI_DEV_SER_BRIDGE;
 	if (rec->vendor != dev->vendor || rec->device != dev->device ||
 	    bridge == pci_is_endpoint(dev)) {
-		xa_erase(&in->index, pci_dev_key(dev));
+		pci_incoming_found(in, dev);
 		pci_warn(dev, "[%04x:%04x] found instead of the preserved [%04x:%04x], which is lost; restart its user\n",
 			 dev->vendor, dev->device, rec->vendor, rec->device);
 		return;
 	}
 
 	if (bus->self && !pci_liveupdate_is_incoming(bus->self)) {
-		xa_erase(&in->index, pci_dev_key(dev));
+		pci_incoming_found(in, dev);
 		pci_quiesce(dev, "the bridge above it isn't the preserved one");
 		return;
 	}
 
 	if (pci_was_reset(dev, rec)) {
-		xa_erase(&in->index, pci_dev_key(dev));
+		pci_incoming_found(in, dev);
 		pci_warn(dev, "reset or replaced since it was preserved; restart its user\n");
 		return;
 	}
@@ -1092,9 +1116,8 @@ static int pci_incoming_set_driver(struct pci_dev *dev)
 
 static void pci_incoming_device_add(struct pci_incoming *in, struct pci_dev *dev)
 {
-	/* A device is found once: one that comes again is another. */
-	xa_erase(&in->index, pci_dev_key(dev));
-
+	pci_incoming_found(in, dev);
+	xa_set_mark(&in->index, pci_dev_key(dev), PCI_RECORD_INCOMING);
 	trace_pci_liveupdate_adopt(dev);
 	pci_dbg(dev, "adopted\n");
 	pci_incoming_adopt_acs(dev);
@@ -1377,7 +1400,7 @@ bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
 		return false;
 
 	scoped_guard(mutex, &pci_liveupdate_mutex)
-		rec = xa_load(&in->index, pci_dev_key(dev));
+		rec = pci_incoming_find(in, dev);
 	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
 	if (!rec)
 		return false;
@@ -1553,6 +1576,8 @@ static void pci_incoming_report(struct pci_incoming *in)
 	unsigned long key;
 
 	xa_for_each(&in->index, key, rec) {
+		if (xa_get_mark(&in->index, key, PCI_RECORD_FOUND))
+			continue;
 		pr_warn("%04x:%02x:%02x.%d [%04x:%04x] was preserved but is not there; restart its user\n",
 			rec->domain, PCI_BUS_NUM(rec->bdf), PCI_SLOT(rec->bdf),
 			PCI_FUNC(rec->bdf), rec->vendor, rec->device);
@@ -1579,6 +1604,108 @@ static int __init pci_liveupdate_report(void)
 	return 0;
 }
 late_initcall(pci_liveupdate_report);
+
+/* Both directions: debugfs */
+
+static struct pci_dev_ser *pci_table_record(struct kho_block_set *blocks, u64 nr)
+{
+	struct kho_block *block;
+
+	list_for_each_entry(block, &blocks->blocks, list) {
+		if (nr < block->ser->count)
+			return (struct pci_dev_ser *)(block->ser + 1) + nr;
+		nr -= block->ser->count;
+	}
+
+	return NULL;
+}
+
+static void *pci_table_start(struct seq_file *m, loff_t *pos)
+	__acquires(&pci_liveupdate_mutex)
+{
+	struct kho_block_set *blocks = m->private;
+
+	mutex_lock(&pci_liveupdate_mutex);
+	if (blocks == &pci_incoming.blocks && pci_incoming.quarantined)
+		return *pos ? NULL : SEQ_START_TOKEN;
+
+	return pci_table_record(blocks, *pos);
+}
+
+static void *pci_table_next(struct seq_file *m, void *v, loff_t *pos)
+{
+	++*pos;
+	return v == SEQ_START_TOKEN ? NULL : pci_table_record(m->private, *pos);
+}
+
+static void pci_table_stop(struct seq_file *m, void *v)
+	__releases(&pci_liveupdate_mutex)
+{
+	mutex_unlock(&pci_liveupdate_mutex);
+}
+
+static const char *pci_incoming_state(const struct pci_dev_ser *rec)
+{
+	unsigned long key = pci_record_key(rec->domain, rec->bdf);
+
+	if (!xa_get_mark(&pci_incoming.index, key, PCI_RECORD_FOUND))
+		return " missing";
+	if (xa_get_mark(&pci_incoming.index, key, PCI_RECORD_INCOMING))
+		return " incoming";
+	return " done";
+}
+
+static int pci_table_show(struct seq_file *m, void *v)
+{
+	const struct pci_dev_ser *rec = v;
+
+	if (v == SEQ_START_TOKEN) {
+		seq_puts(m, "quarantined\n");
+		return 0;
+	}
+
+	/* A free slot */
+	if (!rec->refcount)
+		return 0;
+
+	seq_printf(m, "%04x:%02x:%02x.%d %04x:%04x ", rec->domain,
+		   PCI_BUS_NUM(rec->bdf), PCI_SLOT(rec->bdf),
+		   PCI_FUNC(rec->bdf), rec->vendor, rec->device);
+	if (rec->flags & PCI_DEV_SER_BRIDGE)
+		seq_printf(m, "bridge %u %02x-%02x", rec->refcount,
+			   rec->secondary, rec->subordinate);
+	else
+		seq_printf(m, "device %u %s", rec->refcount,
+			   rec->driver[0] ? rec->driver : "-");
+	if (m->private == &pci_incoming.blocks)
+		seq_puts(m, pci_incoming_state(rec));
+	seq_putc(m, '\n');
+	return 0;
+}
+
+static const struct seq_operations pci_table_sops = {
+	.start = pci_table_start,
+	.next = pci_table_next,
+	.stop = pci_table_stop,
+	.show = pci_table_show,
+};
+DEFINE_SEQ_ATTRIBUTE(pci_table);
+
+static int __init pci_liveupdate_debugfs(void)
+{
+	struct dentry *dir;
+
+	if (!liveupdate_enabled())
+		return 0;
+
+	dir = debugfs_create_dir("pci_liveupdate", NULL);
+	debugfs_create_file("outgoing", 0400, dir, &pci_outgoing.blocks,
+			    &pci_table_fops);
+	debugfs_create_file("incoming", 0400, dir, &pci_incoming.blocks,
+			    &pci_table_fops);
+	return 0;
+}
+late_initcall(pci_liveupdate_debugfs);
 
 /* Both directions: leaving */
 

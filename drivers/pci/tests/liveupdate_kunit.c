@@ -1287,6 +1287,17 @@ static void keep_running(struct kunit *test)
 
 /* Incoming */
 
+static unsigned int nr_missing(void)
+{
+	struct pci_dev_ser *rec;
+	unsigned int nr = 0;
+	unsigned long key;
+
+	xa_for_each(&pci_incoming.index, key, rec)
+		nr += !xa_get_mark(&pci_incoming.index, key, PCI_RECORD_FOUND);
+	return nr;
+}
+
 static void expect_ordinary(struct kunit *test, struct fake_host *host, u16 bdf)
 {
 	struct pci_dev *dev = fake_dev(test, host, bdf);
@@ -1314,7 +1325,7 @@ static void adopt_and_finish(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, top->liveupdate.held);
 	KUNIT_EXPECT_EQ(test, 2, pci_incoming.nr_devices);
 	KUNIT_EXPECT_EQ(test, 3, pci_incoming.nr_bridges);
-	KUNIT_EXPECT_TRUE(test, xa_empty(&pci_incoming.index));
+	KUNIT_EXPECT_EQ(test, 0, nr_missing());
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_is_incoming(dev));
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_keep_bus_numbers());
 	KUNIT_EXPECT_EQ(test, 2, top->liveupdate.incoming);
@@ -1448,8 +1459,9 @@ static void adopt_another(struct kunit *test, u16 bdf, int where, u32 val)
 	KUNIT_EXPECT_TRUE(test,
 			  pci_liveupdate_is_incoming(fake_dev(test, host, BRIDGE_TOP)));
 	/* Not to be found once more */
-	KUNIT_EXPECT_NULL(test, xa_load(&pci_incoming.index,
-					pci_record_key(FAKE_DOMAIN, bdf)));
+	KUNIT_EXPECT_TRUE(test, xa_get_mark(&pci_incoming.index,
+					    pci_record_key(FAKE_DOMAIN, bdf),
+					    PCI_RECORD_FOUND));
 
 	/* What is below another bridge is stopped */
 	dev = fake_find(host, LEFT_0);
@@ -1541,8 +1553,7 @@ static void adopt_missing(struct kunit *test)
 	fake_retrieve(fake_table_pa(table));
 	fake_scan(test, host);
 	KUNIT_EXPECT_EQ(test, 1, pci_incoming.nr_devices);
-	KUNIT_EXPECT_NOT_NULL(test, xa_load(&pci_incoming.index,
-					    pci_record_key(FAKE_DOMAIN, LEFT_0)));
+	KUNIT_EXPECT_EQ(test, 1, nr_missing());
 	pci_incoming_report(&pci_incoming);
 
 	pci_liveupdate_finish(fake_dev(test, host, LEFT_1));
@@ -1882,9 +1893,11 @@ static void quarantine_empty_block(struct kunit *test)
 
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
-	unpreserve(test, host, LEFT_0);
 	table = fake_handover(test);
+	unpreserve(test, host, LEFT_0);
+	memset(fake_table_rec(table, 0), 0, 3 * sizeof(struct pci_dev_ser));
 	fake_table_block(table, 0)->count = 0;
+	fake_table_ser(table)->nr_devices = 0;
 	expect_quarantine(test, table);
 }
 
@@ -3312,6 +3325,102 @@ static void restart_when_locked(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, delayed_work_pending(&pci_restart_work));
 }
 
+/* debugfs */
+
+/* As seq_read() does it, one page at most. */
+static char *read_table(struct kunit *test, struct kho_block_set *blocks)
+{
+	struct seq_file m = { .private = blocks, .size = PAGE_SIZE };
+	loff_t pos = 0;
+	void *v;
+
+	m.buf = kunit_kzalloc(test, m.size, GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, m.buf);
+	for (v = pci_table_start(&m, &pos); v; v = pci_table_next(&m, v, &pos))
+		KUNIT_EXPECT_EQ(test, 0, pci_table_show(&m, v));
+	pci_table_stop(&m, v);
+	KUNIT_EXPECT_LT(test, m.count, m.size);
+	return m.buf;
+}
+
+/* For root, and about these blocks. */
+static void expect_file(struct kunit *test, const char *name,
+			struct kho_block_set *blocks)
+{
+	struct file *file = kunit_kzalloc(test, sizeof(*file), GFP_KERNEL);
+	struct dentry *dir = debugfs_lookup("pci_liveupdate", NULL);
+	struct dentry *dentry;
+	struct seq_file *m;
+
+	KUNIT_ASSERT_NOT_NULL(test, file);
+	KUNIT_ASSERT_NOT_NULL(test, dir);
+	dentry = debugfs_lookup(name, dir);
+	dput(dir);
+	KUNIT_ASSERT_NOT_NULL(test, dentry);
+	KUNIT_EXPECT_EQ(test, S_IFREG | 0400, d_inode(dentry)->i_mode);
+	KUNIT_EXPECT_EQ(test, 0, pci_table_open(d_inode(dentry), file));
+	dput(dentry);
+
+	m = file->private_data;
+	KUNIT_ASSERT_NOT_NULL(test, m);
+	KUNIT_EXPECT_PTR_EQ(test, blocks, (struct kho_block_set *)m->private);
+	seq_release(NULL, file);
+}
+
+static void show_tables(struct kunit *test)
+{
+	struct kho_block_set *outgoing = &pci_outgoing.blocks;
+	struct kho_block_set *incoming = &pci_incoming.blocks;
+	struct fake_host *host = fake_tree(test);
+	struct fake_table *table;
+
+	expect_file(test, "outgoing", outgoing);
+	expect_file(test, "incoming", incoming);
+
+	KUNIT_EXPECT_STREQ(test, "", read_table(test, outgoing));
+	KUNIT_EXPECT_STREQ(test, "", read_table(test, incoming));
+
+	file_preserve(test);
+	KUNIT_EXPECT_STREQ(test, "", read_table(test, outgoing));
+	device_release_driver(&fake_dev(test, host, LEFT_1)->dev);
+	preserve(test, host, LEFT_0);
+	preserve(test, host, LEFT_1);
+	KUNIT_EXPECT_STREQ(test, read_table(test, outgoing),
+			   "10001:02:00.0 1234:0001 device 1 fake-vfio\n"
+			   "10001:01:00.0 1234:0001 bridge 2 02-02\n"
+			   "10001:00:00.0 1234:0001 bridge 2 01-03\n"
+			   "10001:02:01.0 1234:0001 device 1 -\n");
+
+	table = end_kernel(test, host);
+	/* Free slots of a kernel that leaves some */
+	fake_table_block(table, 0)->count += 2;
+	kfree(xa_erase(&host->functions, LEFT_1));
+	fake_retrieve(fake_table_pa(table));
+	fake_scan(test, host);
+	KUNIT_EXPECT_STREQ(test, read_table(test, incoming),
+			   "10001:02:00.0 1234:0001 device 1 fake-vfio incoming\n"
+			   "10001:01:00.0 1234:0001 bridge 2 02-02 incoming\n"
+			   "10001:00:00.0 1234:0001 bridge 2 01-03 incoming\n"
+			   "10001:02:01.0 1234:0001 device 1 - missing\n");
+	pci_liveupdate_finish(fake_dev(test, host, LEFT_0));
+	KUNIT_EXPECT_STREQ(test, read_table(test, incoming),
+			   "10001:02:00.0 1234:0001 device 1 fake-vfio done\n"
+			   "10001:01:00.0 1234:0001 bridge 2 02-02 incoming\n"
+			   "10001:00:00.0 1234:0001 bridge 2 01-03 incoming\n"
+			   "10001:02:01.0 1234:0001 device 1 - missing\n");
+	fake_finish();
+	KUNIT_EXPECT_STREQ(test, "", read_table(test, incoming));
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	table = end_kernel(test, host);
+	fake_table_ser(table)->version++;
+	fake_retrieve(fake_table_pa(table));
+	KUNIT_EXPECT_STREQ(test, "quarantined\n", read_table(test, incoming));
+	fake_finish();
+	KUNIT_EXPECT_STREQ(test, "", read_table(test, incoming));
+}
+
 /* Tracepoints */
 
 #ifdef CONFIG_TRACEPOINTS
@@ -3457,6 +3566,7 @@ static struct kunit_case liveupdate_cases[] = {
 #endif
 	KUNIT_CASE(remove_incoming_bridge),
 	KUNIT_CASE(restart_when_locked),
+	KUNIT_CASE(show_tables),
 #ifdef CONFIG_TRACEPOINTS
 	KUNIT_CASE(trace_life),
 #endif
