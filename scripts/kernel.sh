@@ -7,6 +7,7 @@
 #   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
 #   CONFIG=kcsan	with KCSAN for what touches our state
 #   CONFIG=gcov		counts which lines of our files are reached: see coverage.sh
+#   CONFIG=bench	with KUnit and nothing that takes time: see bench.sh
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
 # gen_init_cpio in usr; modules are where their source is.
@@ -22,6 +23,7 @@ fragments=("$selftest/config" "$selftest/config.x86_64")
 flags=()
 case $config in
 demo)	;;
+bench)	fragments+=("$selftest/config.bench") ;;
 debug)	fragments+=("$selftest/config.debug") ;;
 kcsan)	fragments+=("$selftest/config.kcsan")
 	flags=(KCSAN_SANITIZE=n)
@@ -31,7 +33,7 @@ kcsan)	fragments+=("$selftest/config.kcsan")
 	done ;;
 gcov)	fragments+=("$selftest/config.gcov")
 	flags=(GCOV_PROFILE_{vfio_pci_,}liveupdate.o=y) ;;
-*)	die "CONFIG=$config: there are only demo, debug, kcsan and gcov" ;;
+*)	die "CONFIG=$config: there are only demo, bench, debug, kcsan and gcov" ;;
 esac
 
 "$top/scripts/tree.sh"

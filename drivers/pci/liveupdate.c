@@ -43,6 +43,7 @@
 #define pr_fmt(fmt) "PCI: liveupdate: " fmt
 #define dev_fmt(fmt) "liveupdate: " fmt
 
+#include <kunit/static_stub.h>
 #include <linux/bitfield.h>
 #include <linux/cleanup.h>
 #include <linux/debugfs.h>
@@ -242,6 +243,8 @@ static struct pci_dev_ser *pci_outgoing_alloc(void)
 	struct kho_block *block;
 	int err;
 
+	KUNIT_STATIC_STUB_REDIRECT(pci_outgoing_alloc);
+
 	err = kho_block_set_grow(&out->blocks, out->ser->nr_devices + 1);
 	if (err)
 		return ERR_PTR(err);
@@ -260,6 +263,8 @@ static void pci_outgoing_free(struct pci_dev *dev)
 	struct pci_outgoing *out = &pci_outgoing;
 	struct kho_block *block;
 	struct pci_dev *mover;
+
+	KUNIT_STATIC_STUB_REDIRECT(pci_outgoing_free, dev);
 
 	block = list_last_entry(&out->blocks.blocks, struct kho_block, list);
 	last = pci_last_record(block);
@@ -2115,4 +2120,5 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_read_state);
 
 #ifdef CONFIG_PCI_LIVEUPDATE_KUNIT_TEST
 #include "tests/liveupdate_kunit.c"
+#include "tests/liveupdate_bench.c"
 #endif
