@@ -9,6 +9,7 @@ help:
 	@echo 'make demo                     replace the kernel under a running NIC, in QEMU'
 	@echo 'make check                    all tests'
 	@echo 'make coverage                 which lines of ours the tests reach, on a kernel of its own'
+	@echo 'make bench                    how fast it is: table, boot, blackout; plot in out/bench.svg'
 	@echo 'make lint                     what the kernel'\''s and Debian'\''s checkers say'
 	@echo 'make check-bisect             build after each patch of the series (an hour)'
 	@echo 'make series                   the series as it is mailed: out/series'
@@ -38,6 +39,10 @@ check: install
 coverage: install
 	@scripts/coverage.sh
 
+bench: install
+	@for config in bench orig demo; do CONFIG=$$config scripts/kernel.sh || exit; done
+	@scripts/bench.py
+
 lint: install
 	@scripts/lint.sh
 
@@ -56,4 +61,4 @@ clean:
 distclean:
 	@rm -rf out
 
-.PHONY: help install tree kernel demo check coverage lint check-bisect series rebase-check clean distclean
+.PHONY: help install tree kernel demo check coverage bench lint check-bisect series rebase-check clean distclean

@@ -7,7 +7,8 @@
 #   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
 #   CONFIG=kcsan	with KCSAN for what touches our state
 #   CONFIG=gcov		counts which lines of our files are reached: see coverage.sh
-#   CONFIG=bench	with KUnit and nothing that takes time: see bench.sh
+#   CONFIG=bench	with KUnit and nothing that takes time: see bench.py
+#   CONFIG=orig		like demo, from the source without our changes: see bench.py
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
 # gen_init_cpio in usr; modules are where their source is.
@@ -24,6 +25,7 @@ flags=()
 case $config in
 demo)	;;
 bench)	fragments+=("$selftest/config.bench") ;;
+orig)	linux=$out/linux.orig ;;
 debug)	fragments+=("$selftest/config.debug") ;;
 kcsan)	fragments+=("$selftest/config.kcsan")
 	flags=(KCSAN_SANITIZE=n)
@@ -33,12 +35,16 @@ kcsan)	fragments+=("$selftest/config.kcsan")
 	done ;;
 gcov)	fragments+=("$selftest/config.gcov")
 	flags=(GCOV_PROFILE_{vfio_pci_,}liveupdate.o=y) ;;
-*)	die "CONFIG=$config: there are only demo, bench, debug, kcsan and gcov" ;;
+*)	die "CONFIG=$config: there are only demo, bench, orig, debug, kcsan and gcov" ;;
 esac
 
 "$top/scripts/tree.sh"
 mkdir -p "$build"
 lock "$build"
+if [ "$config" = orig ]; then
+	cat "${fragments[@]}" | grep -v PCI_LIVEUPDATE >"$build/fragment"
+	fragments=("$build/fragment")
+fi
 configure "$build" "${fragments[@]}"
 build "$build" bzImage modules headers_install INSTALL_HDR_PATH="$build/usr-headers" \
 	"${flags[@]}"

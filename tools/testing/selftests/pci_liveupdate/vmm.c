@@ -44,7 +44,7 @@
 #include "e1000_82575.h"
 
 #define SESSION		"vmm"
-#define MAX_NICS	8
+#define MAX_NICS	248
 
 #define NR_DESC		4096
 #define RING_SIZE	(NR_DESC * sizeof(union e1000_adv_rx_desc))
@@ -118,6 +118,7 @@ static struct {
 	const char *initrd;
 	const char *append;
 	int preserve;
+	int use;
 	bool forget;
 	bool crash;
 	bool disturb;
@@ -128,6 +129,7 @@ static struct {
 	.initrd = "/initrd.img",
 	.append = "",
 	.preserve = 1,
+	.use = MAX_NICS,
 };
 
 static struct nic nics[MAX_NICS];
@@ -908,6 +910,7 @@ static void usage(void)
 		"vmm --stage 1|2 [options] <bdf> [<bdf>...]\n"
 		"  the first device is preserved, all are bound to vfio-pci\n"
 		"  --preserve N    the first N devices are\n"
+		"  --use N         leave all but the first N alone\n"
 		"  --kernel FILE   the next kernel (/kernel)\n"
 		"  --initrd FILE   its initramfs (/initrd.img); stage 2 is up to it\n"
 		"  --append TEXT   for the end of its command line\n"
@@ -924,6 +927,7 @@ static int parse_options(int argc, char *argv[])
 	static const struct option names[] = {
 		{ "stage", required_argument, NULL, 's' },
 		{ "preserve", required_argument, NULL, 'p' },
+		{ "use", required_argument, NULL, 'u' },
 		{ "kernel", required_argument, NULL, 'k' },
 		{ "initrd", required_argument, NULL, 'i' },
 		{ "append", required_argument, NULL, 'a' },
@@ -943,6 +947,9 @@ static int parse_options(int argc, char *argv[])
 			break;
 		case 'p':
 			options.preserve = atoi(optarg);
+			break;
+		case 'u':
+			options.use = atoi(optarg);
 			break;
 		case 'k':
 			options.kernel = optarg;
@@ -981,8 +988,10 @@ int main(int argc, char *argv[])
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	nr_nics = argc - optind;
+	if (nr_nics > options.use)
+		nr_nics = options.use;
 	if (stage < 1 || stage > 2 || nr_nics < 1 || nr_nics > MAX_NICS ||
-	    options.preserve < 1 || options.preserve > nr_nics)
+	    options.preserve < 0 || options.preserve > nr_nics)
 		usage();
 	if (options.disturb)
 		nr_nics = options.preserve;
