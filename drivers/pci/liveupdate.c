@@ -422,9 +422,15 @@ static void pci_outgoing_put(struct pci_dev *dev)
 	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
 
 	/* The path is walked to its end, whatever is found on it. */
-	if (!rec || !rec->refcount)
+	if (!rec || !rec->refcount || (pci_is_endpoint(dev) && rec->refcount != 1))
 		pci_err(dev, "record of a preserved path is damaged\n");
-	if (rec && (!rec->refcount || !--rec->refcount))
+	if (!rec)
+		return;
+
+	/* A device has one reference, whatever its record says. */
+	if (rec->refcount > 1 && !pci_is_endpoint(dev))
+		rec->refcount--;
+	else
 		pci_outgoing_drop(dev);
 }
 
@@ -1794,9 +1800,13 @@ static void pci_outgoing_forget(struct pci_dev *dev, const char *what)
 
 	pci_warn(dev, "%s while it was preserved; the next kernel won't know of it\n",
 		 what);
-	pci_outgoing_put_path(dev, NULL);
-	/* A bridge has references left if its record is damaged */
-	if (dev->liveupdate.outgoing)
+	/*
+	 * The devices below a bridge leave before it does, and put it. If it is
+	 * here still its record is damaged, and those above it are right.
+	 */
+	if (pci_is_endpoint(dev))
+		pci_outgoing_put_path(dev, NULL);
+	else
 		pci_outgoing_drop(dev);
 }
 
