@@ -20,11 +20,12 @@
  *
  * freeze
  *   Part of the kexec. Fails, and the kexec with it, if an interrupt is enabled
- *   or the device isn't in D0: neither can be carried over. From here on the
- *   file gives no access (-EBUSY, or SIGBUS on a mapping), so that nothing
- *   changes behind the next kernel's back. It can still be detached: that
- *   touches the IOMMU, not the device. If the kexec fails for another reason,
- *   unfreeze gives access again.
+ *   or the device isn't in D0: neither can be carried over; or if the device is
+ *   being removed, which waits for its file to be closed. From here on the file
+ *   gives no access (-EBUSY, or SIGBUS on a mapping), so that nothing changes
+ *   behind the next kernel's back. It can still be detached: that touches the
+ *   IOMMU, not the device. If the kexec fails for another reason, unfreeze gives
+ *   access again.
  *
  * retrieve
  *   In the next kernel the device is bound to vfio-pci by the PCI core, and
@@ -197,12 +198,28 @@ static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
 	return false;
 }
 
+/*
+ * A device that is being removed is locked until its file is closed. Shutdown
+ * would wait for that lock, and the kexec never come. A removal that begins
+ * between here and there isn't noticed.
+ */
+static bool vfio_pci_is_locked(struct vfio_pci_core_device *vdev)
+{
+	if (!device_trylock(&vdev->pdev->dev))
+		return true;
+
+	device_unlock(&vdev->pdev->dev);
+	return false;
+}
+
 /* Say why the device can't be frozen; NULL if it can. */
 static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 {
 	lockdep_assert_held(&vdev->igate);
 	lockdep_assert_held(&vdev->memory_lock);
 
+	if (vfio_pci_is_locked(vdev))
+		return "it is being reset or removed; try again, or close its session and its file";
 	if (vdev->irq_type != VFIO_PCI_NUM_IRQS)
 		return "its interrupts are enabled; disable them with VFIO_DEVICE_SET_IRQS";
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
@@ -243,8 +260,8 @@ static void vfio_pci_resume_dma(struct vfio_pci_core_device *vdev,
 }
 
 /*
- * Takes no device lock: whoever holds it may wait for the file to be closed,
- * which LUO keeps open.
+ * Doesn't wait for the device lock: whoever holds it may wait for the file to be
+ * closed, which LUO keeps open.
  */
 static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 {
