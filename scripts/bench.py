@@ -34,12 +34,14 @@ LOGS = f"{OUT}/bench"
 sys.dont_write_bytecode = True      # no __pycache__ among the kernel's files
 sys.path.insert(0, f"{TOP}/tools/testing/selftests/pci_liveupdate")
 import cfgtrace                     # noqa: E402
+import scenarios                    # noqa: E402
 import vmtest                       # noqa: E402
 
 SIZES = (16, 256, 4096, 65536)
 OPERATIONS = ("preserve", "unpreserve", "reuse", "refill", "index", "look-up")
-PORTS, FUNCTIONS = 16, 8
-PRESERVED = (0, 1, 16, PORTS * FUNCTIONS)
+# There are no I/O addresses for so many ports
+DEVICES = list(scenarios.nvmes(16, 8, ",io-reserve=0"))
+PRESERVED = (0, 1, 16, 128)
 GROWTH, BLACKOUT = 1.2, 1.02        # the goals
 
 
@@ -97,16 +99,6 @@ def play(vm, pattern):
     return vm
 
 
-def nvmes():
-    devices = []
-    for port in range(PORTS):
-        devices.append(f"pcie-root-port,id=port{port},bus=pcie.0,chassis={port + 1},"
-                       f"addr={2 + port // 8}.{port % 8},multifunction=on,io-reserve=0")
-        devices += [f"nvme,serial={port}-{function},bus=port{port},addr=0.{function},"
-                    "multifunction=on" for function in range(FUNCTIONS)]
-    return devices
-
-
 def boot(guest, preserved, run, traced):
     """Returns the accesses to configuration space, or the CPU time, of the second boot."""
     directory = f"{LOGS}/boot-{guest.config}-{preserved}-{run}"
@@ -114,7 +106,7 @@ def boot(guest, preserved, run, traced):
     trace = f"{directory}/config-space.log" if traced else None
     vm = play(Machine(directory, guest.kernel, guest.initrd,
                       f"preserve={preserved} options=--use={max(preserved, 1)}",
-                      devices=nvmes(), trace=trace), "INIT: stage 2")
+                      devices=DEVICES, trace=trace), "INIT: stage 2")
     if preserved and not vm.times(2, f"adopted {preserved} devices .* 0 missing"):
         raise vmtest.Failure(f"{directory}: the second kernel hasn't adopted all devices")
     end = vm.at(2, "INIT: stage 2")
@@ -131,7 +123,7 @@ def boot(guest, preserved, run, traced):
 def blackout(guest, preserved, run):
     """Returns the CPU time and the time."""
     vm = play(Machine(f"{LOGS}/blackout-{preserved}-{run}", guest.kernel, guest.initrd,
-                      f"preserve={preserved}", devices=vmtest.TOPOLOGIES["root_port"][1]),
+                      f"preserve={preserved}", devices=scenarios.TOPOLOGIES["root_port"][0]),
               "VMM: finished")
     start, end = vm.at(1, "VMM: kexec"), vm.at(2, "VMM: held")
     return end[1] - start[1], end[0] - start[0]
@@ -139,11 +131,9 @@ def blackout(guest, preserved, run):
 
 def measure(runs):
     """All machines; two at once, as many as there are CPUs."""
-    guests = {}
-    for config in "orig", "demo":
-        os.makedirs(f"{LOGS}/{config}", exist_ok=True)
-        guests[config] = vmtest.prepare(OUT, f"{LOGS}/{config}", config)
-    kinds = [("orig", 0)] + [("demo", preserved) for preserved in PRESERVED]
+    prepared = vmtest.Guests(OUT, LOGS)
+    guests = {config: prepared.get(config) for config in ("plain", "demo")}
+    kinds = [("plain", 0)] + [("demo", preserved) for preserved in PRESERVED]
     with ProcessPoolExecutor(os.cpu_count(), initializer=vmtest.run_with_parent) as pool:
         traced = {kind: pool.submit(boot, guests[kind[0]], kind[1], "trace", True)
                   for kind in kinds}
@@ -194,7 +184,7 @@ def memory(times):
 
 
 def machines(accesses, boots, blackouts):
-    base = "orig", 0
+    base = "plain", 0
     lines = ["", f"{'Enumeration':30}{'config accesses':>16}{'CPU time':>10}{'ratio':>7}"]
     for kind in boots:
         name = "unpatched" if kind == base else f"{kind[1]} of {PRESERVED[-1]} preserved"
@@ -214,8 +204,8 @@ def missed(instructions, times, accesses, blackouts):
             if growth(result, what) > GROWTH:
                 yield f"growth of {what} in {unit}: {growth(result, what):.2f}, not {GROWTH}"
     counts = [accesses["demo", preserved] for preserved in PRESERVED]
-    if counts[0] > accesses["orig", 0]:
-        yield f"{counts[0] - accesses['orig', 0]} config accesses more than unpatched"
+    if counts[0] > accesses["plain", 0]:
+        yield f"{counts[0] - accesses['plain', 0]} config accesses more than unpatched"
     if not all(more > fewer for more, fewer in zip(counts, counts[1:])):
         yield f"preserved devices don't take fewer config accesses: {counts}"
     ratio = blackouts[1][0] / blackouts[0][0]

@@ -11,11 +11,10 @@ selftest=$top/tools/testing/selftests/pci_liveupdate
 status=0
 
 CONFIG=gcov "$top/scripts/kernel.sh"
-rm -f "$out"/*-gcov/*/counters.tar.gz
-"$selftest/robust.py" --config gcov 'table, loop' 'file*' faults off stress || status=1
-"$selftest/undisturbed.py" --config gcov switch_two 'switch, IOMMU, disturb' \
-	'*hotplug*' '*lost-bridge*' || status=1
-"$selftest/vfio.py" --config gcov || status=1
-"$selftest/native.py" --config gcov 'unbound*' 'removed*' || status=1
+rm -f "$out"/selftests/*-gcov/counters.tar.gz
+"$selftest/run.py" --config gcov kunit faults off stress 'table_loop' 'file_*' 'edu_unbound_*' \
+	'edu_removed_*' switch_two_nics disturb_iommu 'hotplug_*' lost_bridge \
+	waiting late killed several packets pulled vanished surprise gone kinds minimal \
+	unprotected protected refused selftests || status=1
 "$selftest/gcov.py" || status=1
 exit $status

@@ -2,15 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """Replace the kernel under a NIC that is receiving, and say what became of it.
 
-    scripts/demo.py [--config CONFIG] [--test forget|crash]
+    scripts/demo.py [--config CONFIG]
 
 Two NICs behind a PCIe switch in QEMU receive numbered packets. One is preserved
 over the kexec, the other isn't. Nothing in the report is from anywhere but this run.
 Exits with 1 if the preserved NIC missed anything or a kernel complained, with 2
 if there was nothing to judge.
-
---test does something else. forget: neither NIC is preserved, the verdict must be FAIL.
-crash: a VMM retrieves all and crashes, the verdict is that of the one after it.
 """
 
 import argparse
@@ -32,9 +29,9 @@ import vmtest                       # noqa: E402
 BUS_MASTER = 0x4
 
 
-def run(directory, config, test):
-    """The scenario. Returns the machine, switched off, and what stopped it early."""
-    guest = vmtest.prepare(OUT, directory, config)
+def run(directory, config):
+    """Returns the machine, switched off, and what stopped it early."""
+    guest = vmtest.Guests(OUT, directory).get(config)
 
     def drive(vm):
         vm.wait("VMM: receiving", 30 * guest.slow)
@@ -45,7 +42,7 @@ def run(directory, config, test):
         vm.wait("VMM: done", 30)
         vm.wait_off(30 * guest.slow)
 
-    vm = guest.machine(directory, f"options=--{test}" if test else "")
+    vm = guest.machine(directory, "")
     return vm, vm.play(drive)
 
 
@@ -324,18 +321,16 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=["demo", "debug"],
                         default=os.environ.get("CONFIG") or "demo")
-    parser.add_argument("--test", choices=["forget", "crash"])
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    # out/demo, or out/demo-debug-crash
-    directory = "-".join([f"{OUT}/demo"] + [args.config] * (args.config != "demo")
-                         + [args.test] * bool(args.test))
+    # out/demo, or out/demo-debug
+    directory = "-".join([f"{OUT}/demo"] + [args.config] * (args.config != "demo"))
     os.makedirs(directory, exist_ok=True)
     lock = open(f"{directory}.lock", "w")       # one run at a time
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        result = Result(*run(directory, args.config, args.test))
+        result = Result(*run(directory, args.config))
     except vmtest.Failure as failure:
         print(f"demo: {failure}", file=sys.stderr)
         sys.exit(2)

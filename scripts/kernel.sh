@@ -7,8 +7,9 @@
 #   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
 #   CONFIG=kcsan	with KCSAN for what touches our state
 #   CONFIG=gcov		counts which lines of our files are reached: see coverage.sh
+#   CONFIG=plain	the demo's, of the source without our changes
+#   CONFIG=broken	the demo's, of the source with a mistake: see check-the-checks.sh
 #   CONFIG=bench	with KUnit and nothing that takes time: see bench.py
-#   CONFIG=orig		like demo, from the source without our changes: see bench.py
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
 # gen_init_cpio in usr; modules are where their source is.
@@ -25,7 +26,6 @@ flags=()
 case $config in
 demo)	;;
 bench)	fragments+=("$selftest/config.bench") ;;
-orig)	linux=$out/linux.orig ;;
 debug)	fragments+=("$selftest/config.debug") ;;
 kcsan)	fragments+=("$selftest/config.kcsan")
 	flags=(KCSAN_SANITIZE=n)
@@ -35,16 +35,26 @@ kcsan)	fragments+=("$selftest/config.kcsan")
 	done ;;
 gcov)	fragments+=("$selftest/config.gcov")
 	flags=(GCOV_PROFILE_{vfio_pci_,}liveupdate.o=y) ;;
-*)	die "CONFIG=$config: there are only demo, bench, orig, debug, kcsan and gcov" ;;
+plain)	;;
+broken)	;;
+*)	die "CONFIG=$config: there are only demo, bench, debug, kcsan, gcov, plain and broken" ;;
 esac
 
 "$top/scripts/tree.sh"
 mkdir -p "$build"
-lock "$build"
-if [ "$config" = orig ]; then
+if [ "$config" = plain ]; then
+	linux=$out/linux.orig
 	cat "${fragments[@]}" | grep -v PCI_LIVEUPDATE >"$build/fragment"
 	fragments=("$build/fragment")
+elif [ "$config" = broken ]; then
+	linux=$out/linux.broken
+elif [ "$config" = debug ]; then
+	# This would take a quarter of each boot, and its bugs aren't ours
+	for source in "$linux"/drivers/acpi/acpica/*.c; do
+		flags+=("KASAN_SANITIZE_$(basename "$source" .c).o=n")
+	done
 fi
+lock "$build"
 configure "$build" "${fragments[@]}"
 build "$build" bzImage modules headers_install INSTALL_HDR_PATH="$build/usr-headers" \
 	"${flags[@]}"

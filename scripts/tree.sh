@@ -156,7 +156,8 @@ check_edits()
 		good=$tmp/$file
 		[ -e "$good" ] || good=$orig/$file
 		cmp -s "$good" "$linux/$file" || edited+=("$file")
-	done < <(cd "$linux" && find . \( -path ./.pc -o -name __pycache__ \) -prune -o -type f -newer "$linux.stamp" -printf '%P\n')
+	done < <(cd "$linux" && find . \( -path ./.pc -o -name __pycache__ \) -prune -o \
+		-type f ! -name '*.[do]' -newer "$linux.stamp" -printf '%P\n')
 	[ ${#edited[@]} -eq 0 ] ||
 		die "changed by hand in out/linux, would be overwritten: ${edited[*]}" \
 		    "Save it (there: quilt push -a, quilt refresh; our own files: copy them here)" \

@@ -345,8 +345,8 @@ def functions(accesses):
     return {access.bdf: access.name for access in accesses if access.name != EMPTY}
 
 
-def changes(accesses, bdfs, start=-math.inf, end=math.inf, kexec=math.inf):
-    """What changed in these functions; kexec: when the second kernel started"""
+def changes(accesses, bdfs, start=-math.inf, end=math.inf, kexecs=()):
+    """What changed in these functions; kexecs: when the second and further kernels started"""
     found = []
     for bdf in bdfs:
         own = [access for access in accesses if access.bdf == bdf]
@@ -358,9 +358,9 @@ def changes(accesses, bdfs, start=-math.inf, end=math.inf, kexec=math.inf):
                 continue
             for register, old, new in function.take(access):
                 if start <= access.time <= end:
-                    found.append(Change(access.time, 2 if access.time >= kexec else 1, bdf,
-                                        access.name, register.name, register.offset, old, new,
-                                        not access.write))
+                    kernel = 1 + sum(access.time >= kexec for kexec in kexecs)
+                    found.append(Change(access.time, kernel, bdf, access.name, register.name,
+                                        register.offset, old, new, not access.write))
     return sorted(found, key=lambda change: change.time)
 
 
@@ -401,7 +401,7 @@ def main():
     if not any(map(any, numbers.values())):
         parser.error(f"{args.trace} has no config access in this time")
     try:
-        found = changes(accesses, bdfs, args.start, args.end, args.kexec)
+        found = changes(accesses, bdfs, args.start, args.end, [args.kexec])
     except ValueError as error:
         parser.error(str(error))
     for bdf in bdfs:

@@ -60,6 +60,7 @@ static struct {
 	const char *vfio;
 	bool abort;
 	bool outlive;
+	bool replace;
 	bool rebind;
 	bool forget;
 	int iommu;
@@ -411,6 +412,18 @@ static void map_memory(void)
 		die("map memory: %s", strerror(errno));
 }
 
+/* Removed and found again, the device is another one. */
+static void replace(struct device *dev)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/remove", dev->bdf);
+	write_text(path, "1");
+	write_text("/sys/bus/pci/rescan", "1");
+	if (!has(dev, "driver"))
+		die("%s wasn't found again", dev->bdf);
+}
+
 /*
  * A file outlives the binding of its device, which then isn't its to unpreserve, nor
  * in the next kernel to retrieve or to wait for
@@ -424,7 +437,10 @@ static void preserve_outlived(struct device *dev)
 					"create session", old_session[i]);
 		check_luo(luo_session_preserve_fd(sessions[i], dev->fd, 0), "preserve",
 			  dev->bdf);
-		rebind(dev);
+		if (options.replace)
+			replace(dev);
+		else
+			rebind(dev);
 		close_device(dev);
 		open_device(dev);
 	}
@@ -670,6 +686,7 @@ static void usage(void)
 		"  --module FILE   the driver, if it isn't built in\n"
 		"  --abort         in stage 1 preserve, cancel, preserve\n"
 		"  --outlive       in stage 1 preserve, rebind, preserve, cancel the first\n"
+		"  --replace       with --outlive: remove and find again, not only rebind\n"
 		"  --rebind        in stage 2 unbind, unload and load the driver first\n"
 		"  --iommu STAGE   there is one from this stage on: preserve or retrieve fails\n"
 		"  --vfio BDF      preserve this one too, it is bound to vfio-pci; and fail once\n"
@@ -689,6 +706,7 @@ static int parse_options(int argc, char *argv[])
 		{ "module", required_argument, NULL, 'm' },
 		{ "abort", no_argument, NULL, 'a' },
 		{ "outlive", no_argument, NULL, 'l' },
+		{ "replace", no_argument, NULL, 'p' },
 		{ "rebind", no_argument, NULL, 'b' },
 		{ "forget", no_argument, NULL, 'f' },
 		{ "iommu", required_argument, NULL, 'o' },
@@ -714,6 +732,9 @@ static int parse_options(int argc, char *argv[])
 			break;
 		case 'l':
 			options.outlive = true;
+			break;
+		case 'p':
+			options.replace = true;
 			break;
 		case 'b':
 			options.rebind = true;

@@ -8,7 +8,7 @@
  * Each device is bound to vfio-pci. It has a session of its own, as the kernel
  * doesn't try again to retrieve a file: there must be more devices than allocations.
  *
- * Lines that begin with "VMM:" are for programs, see robust.py.
+ * Lines that begin with "VMM:" are for programs, see vmtest.py.
  */
 #include <fcntl.h>
 #include <getopt.h>

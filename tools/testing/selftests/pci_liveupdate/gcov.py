@@ -4,9 +4,9 @@
 
     gcov.py
 
-Boots the kernel of CONFIG=gcov for its KUnit tests, then adds up what it has counted here
-and in all runs of the other tests that have --config gcov. Fails unless the lines that
-weren't reached are those of gcov.unreached, which says for each why not.
+Adds up what the kernel of CONFIG=gcov has counted in all scenarios of run.py --config gcov.
+Fails unless the lines that weren't reached are those of gcov.unreached, which says for each
+why not.
 """
 
 import glob
@@ -21,24 +21,12 @@ import tempfile
 from collections import Counter
 
 sys.dont_write_bytecode = True      # no __pycache__ among the kernel's files
-import suite                        # noqa: E402
+import run                          # noqa: E402
 import vmtest                       # noqa: E402
 
 SOURCES = ["drivers/pci/liveupdate.c", "drivers/vfio/pci/vfio_pci_liveupdate.c"]
 UNREACHED = f"{vmtest.HERE}/gcov.unreached"
-BUILD = f"{suite.OUT}/build-gcov"
-KUNIT = "kunit.autorun=1 kunit.filter_glob=pci_liveupdate pci_liveupdate_kunit.tables=2000"
-
-
-def run_kunit():
-    """Returns the failed cases. vmm=ls: there is nothing to do afterwards."""
-    directory = f"{suite.OUT}/kunit-gcov"
-    os.makedirs(directory, exist_ok=True)
-    guest = vmtest.prepare(suite.OUT, directory, "gcov")
-    vm = guest.machine(f"{directory}/all", f"{KUNIT} vmm=ls", devices=[])
-    stopped = vm.play(lambda vm: (vm.wait("Totals: pass:", 300), vm.wait_off(60)))
-    failed = [line.text for line in vm.lines if re.search(r"\bnot ok \d", line.text)]
-    return [stopped] * bool(stopped) + failed
+BUILD = f"{run.OUT}/build-gcov"
 
 
 def unpack(path, directory):
@@ -60,7 +48,7 @@ def unpack(path, directory):
 def add_up(directory):
     """Returns how many kernels, and where the sum of their counters is."""
     total, number = None, 0
-    for path in glob.glob(f"{suite.OUT}/*-gcov/*/{vmtest.COUNTERS}"):
+    for path in glob.glob(f"{run.DIRECTORY}/*-gcov/{vmtest.COUNTERS}"):
         try:
             kernels = unpack(path, directory)
         except (tarfile.ReadError, EOFError):
@@ -89,7 +77,7 @@ def read_lines(total, source):
 def functions(source):
     """The name of each line's function, and its text."""
     name = ""
-    with open(f"{suite.OUT}/linux/{source}") as file:
+    with open(f"{run.OUT}/linux/{source}") as file:
         for line in file:
             start = re.match(r"\w.*?(\w+)\(", line)
             name = start[1] if start else name
@@ -113,7 +101,6 @@ def report(source, lines):
 
 
 def main():
-    problems = run_kunit()
     with open(UNREACHED) as file:
         known = Counter(line.strip() for line in file if line.strip() and line[0] != "#")
     with tempfile.TemporaryDirectory(dir=BUILD) as directory:
@@ -122,7 +109,7 @@ def main():
         unreached = Counter()
         for source in SOURCES:
             unreached.update(report(source, read_lines(total, source)))
-    problems += [f"not reached: {line}" for line in (unreached - known).elements()]
+    problems = [f"not reached: {line}" for line in (unreached - known).elements()]
     problems += [f"reached, or gone: {line}" for line in (known - unreached).elements()]
     for problem in problems:
         print(problem)

@@ -9,7 +9,7 @@
  * neighbour, the fourth isn't there: the host plugs it in and unplugs it. Then two
  * attempts to kexec have to be refused.
  *
- * Lines that begin with "VMM:" are for programs, see robust.py.
+ * Lines that begin with "VMM:" are for programs, see vmtest.py.
  */
 #include <dirent.h>
 #include <fcntl.h>

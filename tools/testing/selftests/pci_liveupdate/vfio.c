@@ -3,13 +3,13 @@
  * What a VMM can rely on, and what can go wrong for it.
  *
  *	vfio --stage 1 --test NAME --preserve N <bdf>...	use, preserve, kexec
- *	vfio --stage 2 --test NAME --preserve N <bdf>...	take back, check, finish
+ *	vfio --stage N --test NAME --preserve N <bdf>...	take back, check, finish
  *
  * Devices are bound to vfio-pci, most are behind an IOMMU; the first N are preserved.
- * Those for which libvfio has a driver copy memory by DMA. In stage 2 they do so with
+ * Those for which libvfio has a driver copy memory by DMA. In later stages they do so with
  * what stage 1 has written to their registers.
  *
- * Lines that begin with "VMM:" are for programs, see vfio.py.
+ * Lines that begin with "VMM:" are for programs, see vmtest.py.
  */
 #include <fcntl.h>
 #include <getopt.h>
@@ -751,7 +751,10 @@ static void several_2(void)
 
 /* ---- tests: a device that goes away ---- */
 
-/* The last one is wanted back by the host while it is preserved: the session has to go. */
+/*
+ * The last one is wanted back by the host while it is preserved, or was pulled: the kernel
+ * removes it, and waits for its user. The session has to go.
+ */
 static void pulled_1(void)
 {
 	struct device *last = &devices[nr_devices - 1];
@@ -763,6 +766,7 @@ static void pulled_1(void)
 	say("unplug");
 	if (!wait_for_event(fd))
 		die("nobody has asked for %s", last->bdf);
+	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "during removal");
 	close(session);
 	close_device(last);
 	wait_for(LIMIT_MS, !is_there(last), "%s to go", last->bdf);
@@ -791,6 +795,33 @@ static void retrieve_without(int missing, int err)
 static void pulled_2(void)
 {
 	retrieve_without(1, ENOENT);
+}
+
+static bool has_vanished(struct device *dev)
+{
+	char path[PATH_MAX];
+	__u16 vendor;
+
+	find_path(dev->bdf, path);
+	read_config(path, (__u8 *)&vendor, sizeof(vendor));
+	return vendor == 0xffff;
+}
+
+/* The last one is gone without a word, and nobody has told the kernel either. */
+static void vanished_1(void)
+{
+	struct device *last = &devices[nr_devices - 1];
+
+	open_all();
+	preserve_all();
+	say("pull");
+	wait_for(LIMIT_MS, has_vanished(last), "%s to vanish", last->bdf);
+	start_kernel();
+}
+
+static void missing_2(void)
+{
+	retrieve_without(1, ENODEV);
 }
 
 /*
@@ -1076,6 +1107,7 @@ static const struct test {
 	{ "killed", { killed_1, killed_2 } },
 	{ "several", { several_1, several_2 } },
 	{ "pulled", { pulled_1, pulled_2 } },
+	{ "vanished", { vanished_1, missing_2 } },
 	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
@@ -1143,8 +1175,8 @@ int main(int argc, char *argv[])
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	on_exit(say_status, NULL);
 	nr_devices = argc - optind;
-	if (stage < 1 || stage > 2 || nr_devices < 1 || nr_devices > MAX_DEVICES)
-		die("vfio --stage 1|2 --test NAME --preserve N [--again] <bdf>...");
+	if (stage < 1 || nr_devices < 1 || nr_devices > MAX_DEVICES)
+		die("vfio --stage N --test NAME --preserve N [--again] <bdf>...");
 	for (int i = 0; i < nr_devices; i++)
 		devices[i].bdf = argv[optind + i];
 	options.preserve = min(options.preserve, nr_devices);
@@ -1155,7 +1187,7 @@ int main(int argc, char *argv[])
 		load_kernel("/kernel", "/initrd.img", options.append);
 		create_memory();
 	}
-	test->stage[stage - 1]();
+	test->stage[stage > 1]();
 	say("done");
 	return 0;
 }

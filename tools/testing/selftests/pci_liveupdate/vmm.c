@@ -3,13 +3,13 @@
  * A small VMM whose NIC goes on receiving while the kernel is replaced.
  *
  *	vmm --stage 1 <bdf> [<bdf>...]	receive, preserve, kexec
- *	vmm --stage 2 <bdf> [<bdf>...]	take back, finish, check or go on as in stage 1
+ *	vmm --stage N <bdf> [<bdf>...]	take back, finish, check or go on as in stage 1
  *
  * Each device is bound to vfio-pci. One that there is a driver for in here, an Intel
  * 82576 (igb) or 82574 (e1000e), writes numbered packets into a memfd; any other is only
  * held. The first device, or more, is preserved together with its memory. Of the others
- * only the memory is: they show what a kexec does to an ordinary device. Stage 2 ends when
- * a packet that says it is the last one has come in.
+ * only the memory is: they show what a kexec does to an ordinary device. The last stage
+ * ends when a packet that says it is the last one has come in.
  *
  * Lines that begin with "VMM:" are for programs, see vmtest.py.
  */
@@ -43,8 +43,8 @@
 #include "e1000_defines.h"
 #include "e1000_82575.h"
 
-#define SESSION		"vmm"
 #define MAX_NICS	248
+#define MAX_SESSIONS	8
 
 #define NR_DESC		4096
 #define RING_SIZE	(NR_DESC * sizeof(union e1000_adv_rx_desc))
@@ -117,24 +117,32 @@ static struct {
 	const char *kernel;
 	const char *initrd;
 	const char *append;
+	int stage;
 	int preserve;
 	int use;
+	int sessions;
+	int abort;
 	bool forget;
 	bool crash;
 	bool disturb;
+	bool swap;
+	bool unfinished;
 	bool again;
 	const char *hotplug;
+	const char *hotadd;
 } options = {
 	.kernel = "/kernel",
 	.initrd = "/initrd.img",
 	.append = "",
 	.preserve = 1,
+	.sessions = 1,
 	.use = MAX_NICS,
 };
 
 static struct nic nics[MAX_NICS];
 static int nr_nics;
 static char **neighbours;	/* devices that aren't used, up to NULL */
+static int luo, sessions[MAX_SESSIONS];
 static int iommufd;
 static __u32 ioas_id;
 
@@ -500,6 +508,14 @@ static bool try_to_open(struct nic *nic, const char *dir)
 	return nic->fd >= 0;
 }
 
+static void plug_in(struct nic *nic, const char *dir)
+{
+	say("plug bdf=%s", nic->bdf);
+	wait_for(5000, try_to_open(nic, dir), "%s", nic->bdf);
+	bind_device(nic->fd, iommufd, nic->bdf);
+	nic_enable_dma(nic);
+}
+
 /* A NIC that the host plugs in can be used, and unplugged. */
 static void hotplug(const char *bdf)
 {
@@ -507,11 +523,8 @@ static void hotplug(const char *bdf)
 	char dir[PATH_MAX];
 
 	snprintf(dir, sizeof(dir), "/sys/bus/pci/devices/%s", bdf);
-	say("plug bdf=%s", bdf);
-	wait_for(5000, try_to_open(&nic, dir), "%s", bdf);
-	bind_device(nic.fd, iommufd, nic.bdf);
+	plug_in(&nic, dir);
 	nic_map_bar(&nic);
-	nic_enable_dma(&nic);
 	if (nic_read(&nic, E1000_STATUS) == ~0U)
 		die("%s can't be reached", bdf);
 	munmap(nic.bar0, region_info(&nic, VFIO_PCI_BAR0_REGION_INDEX).size);
@@ -762,29 +775,137 @@ static void mark(void)
 	mark_trace();
 }
 
-static void preserve_nics(int session)
+/* All sessions have some of the devices. */
+static int *session_of(struct nic *nic)
+{
+	return &sessions[(nic - nics) % options.sessions];
+}
+
+/* What one kernel creates, the next one takes back. */
+static const char *session_name(int stage, int number)
+{
+	static char name[LIVEUPDATE_SESSION_NAME_LENGTH];
+
+	snprintf(name, sizeof(name), "vmm-%d-%d", stage, number);
+	return name;
+}
+
+static int create_session(const char *name)
+{
+	return check_luo(luo_create_session(luo, name), "create session", name);
+}
+
+static void create_sessions(void)
+{
+	for (int i = 0; i < options.sessions; i++)
+		sessions[i] = create_session(session_name(options.stage, i));
+}
+
+/* While some device is being removed, or found, there is no place for another. */
+static void preserve_device(int session, struct nic *nic)
+{
+	int err;
+
+	wait_for(20000, (err = luo_session_preserve_fd(session, nic->fd, device_token(nic))) !=
+		 -EAGAIN, "%s", nic->bdf);
+	check_luo(err, "preserve device", nic->bdf);
+}
+
+/* Another device has a slot in the table, and gives it back. */
+static void swap(struct nic *nic)
+{
+	int session = create_session("swap");
+
+	preserve_device(session, nic);
+	close(session);
+	say("swapped bdf=%s", nic->bdf);
+}
+
+static void preserve_nic(struct nic *nic)
+{
+	int session = *session_of(nic);
+
+	if (nic->driver)
+		check_luo(luo_session_preserve_fd(session, nic->memfd, memory_token(nic)),
+			  "preserve memory", nic->bdf);
+	if (nic->preserved && !options.forget)
+		preserve_device(session, nic);
+}
+
+static void preserve_nics(void)
 {
 	for_each_nic(nic) {
-		if (nic->driver)
-			check_luo(luo_session_preserve_fd(session, nic->memfd,
-							  memory_token(nic)),
-				  "preserve memory", nic->bdf);
-		if (nic->preserved && !options.forget)
-			check_luo(luo_session_preserve_fd(session, nic->fd,
-							  device_token(nic)),
-				  "preserve device", nic->bdf);
+		preserve_nic(nic);
+		if (options.swap && nic == nics)
+			swap(&nics[options.preserve]);
 	}
 }
 
-static void preserve_and_kexec(int luo)
+/* A device that the host plugs in when others are preserved is the last of them. */
+static void hot_add(const char *bdf)
 {
-	int session = check_luo(luo_create_session(luo, SESSION), "create session", SESSION);
+	struct nic *nic = &nics[nr_nics++];
+	char dir[PATH_MAX];
 
+	nic->bdf = bdf;
+	nic->preserved = true;
+	snprintf(dir, sizeof(dir), "/sys/bus/pci/devices/%s", bdf);
+	plug_in(nic, dir);
+	show_path(bdf);
+	mark_trace();
+	preserve_nic(nic);
+	say("added bdf=%s", bdf);
+}
+
+/* The devices are as ordinary as before. */
+static void abort_update(void)
+{
+	for (int i = 0; i < options.sessions; i++)
+		close(sessions[i]);
+	say("aborted");
+	for_each_nic(nic) {
+		__u32 count = nic->driver ? nr_received(nic) + 5 : 0;
+
+		if (nic->driver)
+			wait_for(20000, nr_received(nic) >= count, "packets at %s", nic->bdf);
+	}
+}
+
+/* This is no kernel that a VMM should leave like this: it has yet to finish. */
+static bool is_unfinished(void)
+{
+	return options.unfinished && options.stage > 1 && options.again;
+}
+
+/* If nothing was left for it, its init has to know. */
+static void load_next_kernel(void)
+{
+	bool nothing = options.abort == options.stage || is_unfinished();
+	char append[1024];
+
+	snprintf(append, sizeof(append), "%s%s", options.append, nothing ? " preserve=0" : "");
+	load_kernel(options.kernel, options.initrd, append);
+}
+
+static void preserve_all(void)
+{
 	mark();
-	preserve_nics(session);
+	create_sessions();
+	if (options.sessions)
+		preserve_nics();
 	say("preserved");
+}
+
+static void preserve_and_kexec(void)
+{
+	if (!is_unfinished())
+		preserve_all();
 	disturb();
-	load_kernel(options.kernel, options.initrd, options.append);
+	if (options.hotadd && options.stage == 1)
+		hot_add(options.hotadd);
+	if (options.abort == options.stage)
+		abort_update();
+	load_next_kernel();
 	for_each_nic(nic)
 		report_path(nic->bdf);
 	start_kernel();
@@ -792,8 +913,6 @@ static void preserve_and_kexec(int luo)
 
 static void stage1(void)
 {
-	int luo;
-
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
 	iommufd_open();
 	for_each_nic(nic)
@@ -805,13 +924,24 @@ static void stage1(void)
 	for_each_nic(nic)
 		if (nic->driver)
 			wait_for(20000, nr_received(nic) >= 20, "packets at %s", nic->bdf);
-	preserve_and_kexec(luo);
+	preserve_and_kexec();
 }
 
 /* ---- stage 2 ---- */
 
-static void retrieve_fds(int session, struct nic *nic)
+static void retrieve_sessions(void)
 {
+	for (int i = 0; i < options.sessions; i++) {
+		const char *name = session_name(options.stage - 1, i);
+
+		sessions[i] = check_luo(luo_retrieve_session(luo, name), "retrieve session", name);
+	}
+}
+
+static void retrieve_fds(struct nic *nic)
+{
+	int session = *session_of(nic);
+
 	if (nic->driver)
 		nic->memfd = check_luo(luo_session_retrieve_fd(session, memory_token(nic)),
 				       "retrieve memory", nic->bdf);
@@ -835,9 +965,9 @@ static void nic_go_on(struct nic *nic)
 	nic_report_registers(nic);
 }
 
-static void nic_take_back(struct nic *nic, int session)
+static void nic_take_back(struct nic *nic)
 {
-	retrieve_fds(session, nic);
+	retrieve_fds(nic);
 	if (nic->driver)
 		nic_find_packets(nic);
 	if (!nic->preserved)
@@ -854,44 +984,61 @@ static void nic_take_back(struct nic *nic, int session)
 }
 
 /* A VMM that retrieves everything and is gone before it has bound its device. */
-static void crash(int luo)
+static void crash(void)
 {
-	pid_t pid = check(fork(), "fork", SESSION);
-	int session;
+	pid_t pid = check(fork(), "fork", "VMM");
+	int status;
 
 	if (!pid) {
-		session = check_luo(luo_retrieve_session(luo, SESSION),
-				    "retrieve session", SESSION);
+		retrieve_sessions();
 		for_each_nic(nic)
-			retrieve_fds(session, nic);
+			retrieve_fds(nic);
 		raise(SIGKILL);
 	}
-	check(waitpid(pid, NULL, 0), "wait", SESSION);
+	check(waitpid(pid, &status, 0), "wait", "VMM");
+	if (!WIFSIGNALED(status))
+		die("the VMM hasn't crashed");
 	say("crashed");
 }
 
-static void stage2(void)
+/* The other way round than they were created. */
+static void finish_sessions(void)
 {
-	int luo, session;
-
-	iommufd_open();
-	disturb();
-	for_each_nic(nic)
-		report_path(nic->bdf);
-
-	luo = check(luo_open_device(), "open", LUO_DEVICE);
-	if (options.crash)
-		crash(luo);
-	session = check_luo(luo_retrieve_session(luo, SESSION), "retrieve session", SESSION);
-	for_each_nic(nic)
-		nic_take_back(nic, session);
-	check_luo(luo_session_finish(session), "finish session", SESSION);
-	close(session);
+	for (int i = options.sessions - 1; i >= 0; i--) {
+		check_luo(luo_session_finish(sessions[i]), "finish", "session");
+		close(sessions[i]);
+	}
 	mark();
 	say("finished");
-	if (options.again)
-		preserve_and_kexec(luo);
+}
 
+static void take_all_back(void)
+{
+	if (options.crash)
+		crash();
+	retrieve_sessions();
+	for_each_nic(nic)
+		nic_take_back(nic);
+	if (!is_unfinished())
+		finish_sessions();
+}
+
+/* Neither a session, nor a device that waits for its user */
+static void check_nothing_there(void)
+{
+	const char *name = session_name(options.stage - 1, 0);
+
+	expect(-luo_retrieve_session(luo, name), ENOENT, "retrieve session", name);
+	for_each_nic(nic) {
+		nic_open(nic);
+		bind_device(nic->fd, iommufd, nic->bdf);
+	}
+	say("nothing");
+}
+
+/* To the last packet */
+static void receive_all(void)
+{
 	for_each_nic(nic)
 		if (nic->driver && nic->preserved)
 			wait_for(20000, last_received(nic), "the last packet at %s", nic->bdf);
@@ -901,28 +1048,53 @@ static void stage2(void)
 			nic_report_packets(nic);
 		}
 	}
+}
+
+static void stage2(void)
+{
+	bool nothing = !options.sessions || options.abort == options.stage - 1 ||
+		       (options.unfinished && options.stage > 2);
+
+	iommufd_open();
+	disturb();
+	for_each_nic(nic)
+		report_path(nic->bdf);
+	luo = check(luo_open_device(), "open", LUO_DEVICE);
+	if (nothing)
+		check_nothing_there();
+	else
+		take_all_back();
+	if (options.again)
+		preserve_and_kexec();
+	if (!nothing)
+		receive_all();
 	say("done");
 }
 
 static void usage(void)
 {
 	fprintf(stderr,
-		"vmm --stage 1|2 [options] <bdf> [<bdf>...]\n"
+		"vmm --stage N [options] <bdf> [<bdf>...]\n"
 		"  the first device is preserved, all are bound to vfio-pci\n"
 		"  --preserve N    the first N devices are\n"
 		"  --use N         leave all but the first N alone\n"
 		"  --kernel FILE   the next kernel (/kernel)\n"
 		"  --initrd FILE   its initramfs (/initrd.img); stage 2 is up to it\n"
 		"  --append TEXT   for the end of its command line\n"
+		"  --sessions N    so many have the devices, finished the last one first; 0: none has\n"
+		"  --abort STAGE   when all is preserved in this stage, cancel it\n"
+		"  --swap          preserve, and cancel, a device between the first and the second\n"
+		"  --unfinished    in stage 2 take back, and don't finish\n"
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
 		"  --crash         in stage 2 another VMM has retrieved all, and crashed\n"
 		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n"
 		"  --again         in stage 2 replace the kernel once more\n"
-		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n");
+		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n"
+		"  --hotadd BDF    the host plugs in a device there: preserve it, too\n");
 	exit(2);
 }
 
-static int parse_options(int argc, char *argv[])
+static void parse_options(int argc, char *argv[])
 {
 	static const struct option names[] = {
 		{ "stage", required_argument, NULL, 's' },
@@ -931,19 +1103,36 @@ static int parse_options(int argc, char *argv[])
 		{ "kernel", required_argument, NULL, 'k' },
 		{ "initrd", required_argument, NULL, 'i' },
 		{ "append", required_argument, NULL, 'a' },
+		{ "sessions", required_argument, NULL, 'n' },
+		{ "abort", required_argument, NULL, 'b' },
+		{ "swap", no_argument, NULL, 'w' },
+		{ "unfinished", no_argument, NULL, 'e' },
 		{ "forget", no_argument, NULL, 'f' },
 		{ "crash", no_argument, NULL, 'c' },
 		{ "disturb", no_argument, NULL, 'd' },
 		{ "again", no_argument, NULL, 'g' },
 		{ "hotplug", required_argument, NULL, 'h' },
+		{ "hotadd", required_argument, NULL, 'l' },
 		{ }
 	};
-	int stage = 0, opt;
+	int opt;
 
 	while ((opt = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		switch (opt) {
 		case 's':
-			stage = atoi(optarg);
+			options.stage = atoi(optarg);
+			break;
+		case 'n':
+			options.sessions = atoi(optarg);
+			break;
+		case 'b':
+			options.abort = atoi(optarg);
+			break;
+		case 'w':
+			options.swap = true;
+			break;
+		case 'e':
+			options.unfinished = true;
 			break;
 		case 'p':
 			options.preserve = atoi(optarg);
@@ -975,23 +1164,26 @@ static int parse_options(int argc, char *argv[])
 		case 'h':
 			options.hotplug = optarg;
 			break;
+		case 'l':
+			options.hotadd = optarg;
+			break;
 		default:
 			usage();
 		}
 	}
-	return stage;
 }
 
 int main(int argc, char *argv[])
 {
-	int stage = parse_options(argc, argv);
-
+	parse_options(argc, argv);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	nr_nics = argc - optind;
 	if (nr_nics > options.use)
 		nr_nics = options.use;
-	if (stage < 1 || stage > 2 || nr_nics < 1 || nr_nics > MAX_NICS ||
-	    options.preserve < 0 || options.preserve > nr_nics)
+	/* One more may be plugged in, or swapped */
+	if (options.stage < 1 || nr_nics >= MAX_NICS ||
+	    options.preserve < 0 || options.preserve + options.swap > nr_nics ||
+	    options.sessions < 0 || options.sessions > MAX_SESSIONS)
 		usage();
 	if (options.disturb)
 		nr_nics = options.preserve;
@@ -1003,8 +1195,8 @@ int main(int argc, char *argv[])
 		nic_find_driver(&nics[i]);
 	}
 
-	say("stage %d", stage);
-	if (stage == 1)
+	say("stage %d", options.stage);
+	if (options.stage == 1)
 		stage1();
 	else
 		stage2();

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """A virtual machine whose NICs are watched from outside while its kernel is replaced.
 
-    guest = prepare(out, directory, config)
+    guest = Guests(out, directory).get(config)
     with guest.machine(directory, "") as vm:
         vm.wait("VMM: finished", 60)
         vm.end_traffic()
         vm.wait("VMM: done", 60)
 
-The guest's init and vmm.c, or edu.c, do the guest's part; their lines "VMM: <name>
+The guest's init and the programs do the guest's part; their lines "VMM: <name>
 <key>=<value>..." become events here. For each NIC there is a Wire: numbered packets go
 in at one end, and at the other it is seen in the guest's memory when they have got
 there. Memory is shared with QEMU, so that looking neither stops nor disturbs the guest,
@@ -56,21 +56,6 @@ SWITCH = [
     f"{IGB1},bus=down1",
 ]
 
-# How many of the NICs and USB controllers to preserve, and the devices; {rom} is a file
-# with an option ROM
-TOPOLOGIES = {
-    "root_bus": (3, [f"{IGB0},bus=pcie.0,addr=2.0",
-                     f"{E1000E},bus=pcie.0,addr=3.0,romfile={{rom}}",
-                     "qemu-xhci,bus=pcie.0,addr=4.0"]),
-    "root_port": (1, [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"]),
-    "switch": (1, SWITCH),
-    "switch_two": (2, SWITCH),
-    "pci_bridge": (2, ["pci-bridge,id=bridge,bus=pcie.0,addr=2.0,chassis_nr=1",
-                       f"{IGB0},bus=bridge,addr=1.0", f"{E1000E},bus=bridge,addr=2.0,romfile="]),
-    "pxb": (1, ["pxb-pcie,id=pxb,bus=pcie.0,bus_nr=128", f"{ROOT_PORT},bus=pxb",
-                f"{IGB0},bus=root"]),
-}
-
 # vfio-noiommu taints the kernel and says so: that is no warning in this sense
 BAD = re.compile(
     r"\bWARNING\b|\bBUG\b|\bOops\b|KASAN|UBSAN|Call Trace|Kernel panic|"
@@ -78,6 +63,9 @@ BAD = re.compile(
     r"kmemleak: \d+ new|lockdep is turned off|blocked for more than|soft lockup|"
     r"general protection|fault addr|/init: |kmemleak: Kernel memory leak detector disabled|"
     r"Cannot allocate a kmemleak_object structure")
+
+# What ends a run, unless it is to be there
+FATAL = "VMM: FAIL|Kernel panic"
 
 
 # On a loaded machine TCG sometimes loses a one-shot timer interrupt, in any kernel:
@@ -132,6 +120,7 @@ class Wire:
         self.sent = []          # time; the index is the packet's number
         self.seen = []          # (time, number); the index is the descriptor's
         self.damaged = 0
+        self.ending = False     # the last packet has yet to be sent
 
     def connect(self, bdf, count):
         """The guest has a ring: packets may come."""
@@ -143,14 +132,23 @@ class Wire:
         self.buffers = [struct.unpack_from("<Q", memory, ring + 16 * i)[0]
                         for i in range(self.room + 1)]
 
-    def send(self, now, last=False):
+    def send(self, now):
         number = len(self.sent)
         if number >= self.room:
             raise Failure(f"{self.bdf}: the ring has only room for {number} packets")
         self.sent.append(now)
         try:
-            self.socket.send(frame(number, last))
+            self.socket.send(frame(number))
         except (BlockingIOError, ConnectionRefusedError):   # full, or switched off
+            pass
+
+    def send_last(self, now):
+        """The one that says so waits until there is room in the wire."""
+        try:
+            self.socket.send(frame(len(self.sent), last=True))
+            self.sent.append(now)
+            self.ending = False
+        except (BlockingIOError, ConnectionRefusedError):
             pass
 
     def look(self, now):
@@ -224,45 +222,51 @@ def run_with_parent():
 
 class VM:
     def __init__(self, directory, kernel, initrd, append="", devices=SWITCH,
-                 interval=0.01, trace=None, options=(), answers=None, accel=ACCEL,
-                 ram=RAM):
+                 interval=0.01, trace=None, options=(), answers=None, expected=(),
+                 accel=ACCEL, ram=RAM, echo=None):
         """interval: seconds between packets; trace: file for PCI config accesses; options:
-        more of QEMU's; answers: commands for QEMU when a line has this in it; accel:
-        QEMU's accelerator; ram: in bytes"""
+        more of QEMU's; answers: what is done when a kernel says something, by the kernel's
+        number and words of its line: commands for QEMU, and functions of this machine
+        and that number;
+        expected: (kernel, pattern) of bad lines that are to be there; accel: QEMU's
+        accelerator; ram: in bytes; echo: show the console, each line begins with this"""
         os.makedirs(directory, exist_ok=True)
         self.directory = directory
         self.interval = interval
         self.accel = accel
         self.trace = trace
-        self.answers = answers or {}
+        self.answers, self.due_answers = answers or {}, []
+        self.expected = expected
+        self.found = {}         # what answers have found
+        self.echo = echo
         self.lines, self.events = [], []
         self.kernels = 0
         self.checked = 0        # lines that wait() has been through
         self.partial = b""
         self.due = None         # time of the next packets; None: no traffic
         self.sending = True
+        self.all_count = True   # no packet may find the ring full
         self.wires = [Wire() for device in devices if "netdev=" in device]
         self.log = open(f"{directory}/console.log", "w")
-        ram_fd = os.memfd_create("guest")
-        os.ftruncate(ram_fd, ram)
-        self.memory = mmap.mmap(ram_fd, ram)
+        self.ram = os.memfd_create("guest")
+        os.ftruncate(self.ram, ram)
+        self.memory = mmap.mmap(self.ram, ram)
         near_end, monitor = socket.socketpair()
         near_end.settimeout(10)
         self.monitor = near_end.makefile("rw")
         self.monitor.write('{"execute": "qmp_capabilities"}')   # without it no other works
-        args = self.command(ram_fd, monitor.fileno(), kernel, initrd, append, devices)
-        self.start([*args, *options], [ram_fd, monitor.fileno()])
-        os.close(ram_fd)
+        args = self.command(monitor.fileno(), kernel, initrd, append, devices)
+        self.start([*args, *options], [self.ram, monitor.fileno()])
         monitor.close()
         for wire in self.wires:
             wire.far_end.close()
 
-    def command(self, ram_fd, monitor_fd, kernel, initrd, append, devices):
+    def command(self, monitor_fd, kernel, initrd, append, devices):
         args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
                 "-machine", "q35,memory-backend=ram", "-accel", self.accel, "-smp", "2",
                 "-m", f"{len(self.memory) >> 20}M", "-object",
                 f"memory-backend-file,id=ram,size={len(self.memory)},share=on,"
-                f"mem-path=/proc/self/fd/{ram_fd}",
+                f"mem-path=/proc/self/fd/{self.ram}",
                 "-chardev", f"socket,id=monitor,fd={monitor_fd}", "-mon", "monitor,mode=control",
                 "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd,
                 "-append", "console=ttyS0 panic=-1 liveupdate=on printk.devkmsg=on "
@@ -297,6 +301,8 @@ class VM:
         self.process.kill()
         self.process.wait()
         self.look()
+        self.memory.close()
+        os.close(self.ram)
         self.log.close()
 
     def now(self):
@@ -340,6 +346,17 @@ class VM:
         finally:
             self.tell("cont")
 
+    def used_memory(self):
+        """Where the guest has ever used some: (start, end)."""
+        start = end = 0
+        while True:
+            try:
+                start = os.lseek(self.ram, end, os.SEEK_DATA)
+            except OSError:         # there is no more
+                return
+            end = os.lseek(self.ram, start, os.SEEK_HOLE)
+            yield start, end
+
     # -- what the guest says --
 
     def read_console(self):
@@ -350,15 +367,25 @@ class VM:
             self.take_line(line.decode(errors="replace").rstrip("\r"))
         return bool(data)
 
+    def answer(self):
+        """Only when all lines have been taken: a function may read more of them."""
+        while self.due_answers:
+            kernel, answer = self.due_answers.pop(0)
+            if callable(answer):
+                answer(self, kernel)
+            else:
+                self.tell(answer)
+
     def take_line(self, text):
         if "Linux version" in text:
             self.kernels += 1
         line = Line(self.now(), self.kernels, text)
         self.lines.append(line)
         print(f"{line.time:8.3f} {text}", file=self.log, flush=True)
-        for words, commands in self.answers.items():
-            for command in commands if words in text else ():
-                self.tell(command)
+        if self.echo is not None:
+            print(f"{self.echo}{line.time:8.3f} {text}", flush=True)
+        self.due_answers += [(kernel, answer) for (kernel, words), answers in self.answers.items()
+                             if kernel == self.kernels and words in text for answer in answers]
         found = re.search(r"\bVMM: (\w+) ?(.*)", text)
         if found:
             fields = dict(re.findall(r"(\w+)=(\S*)", found[2]))
@@ -391,20 +418,25 @@ class VM:
             self.look()
             if self.sending:
                 self.send()
+            for wire in self.wires:
+                if wire.ending:
+                    wire.send_last(now)
             self.due = max(self.due + self.interval, now)
         timeout = min(limit, self.due or limit) - now
+        running = True
         if select.select([self.console], [], [], max(timeout, 0))[0]:
-            return self.read_console()
-        return True
+            running = self.read_console()
+            self.answer()
+        return running
 
     def look(self):
         for wire in self.wires:
             wire.look(self.now())
 
-    def send(self, last=False):
+    def send(self):
         for wire in self.wires:
-            if wire.bdf:
-                wire.send(self.now(), last)
+            if wire.bdf and (self.all_count or len(wire.sent) < wire.room):
+                wire.send(self.now())
 
     def wait(self, pattern, limit):
         """For a line of the console, at most limit seconds. Returns it."""
@@ -415,7 +447,7 @@ class VM:
                 self.checked += 1
                 if re.search(pattern, line.text):
                     return line
-                if re.search("VMM: FAIL|Kernel panic", line.text):
+                if re.search(FATAL, line.text) and not self.is_expected(line):
                     self.run(1)
                     raise Failure(re.sub(r"^\[.*?\] ", "", line.text))
             if not running:
@@ -443,43 +475,31 @@ class VM:
 
     def end_traffic(self):
         """Send the packet that says so. We go on looking."""
-        self.send(last=True)
         self.sending = False
+        for wire in self.wires:
+            wire.ending = bool(wire.bdf)
 
     def times(self, kernel, pattern):
         """When this kernel said so."""
         return [line.time for line in self.lines
                 if line.kernel == kernel and re.search(pattern, line.text)]
 
-    def nic_problems(self, bdf):
-        """What the VMM says of a NIC that it has taken back."""
-        held = self.find("held", bdf=bdf)
-        if len(held) != self.kernels - 1:
-            yield f"{bdf} was held {len(held)} times"
-        for event in held:
-            if event.fields.get("moved_pages", "0") != "0":
-                yield f"{bdf}: its memory has moved"
-        for event in self.find("registers", bdf=bdf):
-            if event.fields["intact"] != event.fields["of"]:
-                yield "{bdf}: only {intact} of {of} registers are intact".format(**event.fields)
-        for event in self.find("packets", bdf=bdf):
-            if event.fields["disordered"] != "0" or event.fields["damaged"] != "0":
-                yield ("{bdf}: {disordered} packets out of order, {damaged} damaged"
-                       .format(**event.fields))
+    def is_expected(self, line):
+        return any(kernel == line.kernel and re.search(pattern, line.text)
+                   for kernel, pattern in self.expected)
 
     def bad_lines(self):
-        return [line for line in self.lines if BAD.search(line.text)]
+        return [line for line in self.lines
+                if BAD.search(line.text) and not self.is_expected(line)]
 
-    def complaints(self, expected=()):
-        """expected: (kernel, pattern) of lines that are to be there"""
-        return [f"kernel {line.kernel} complained: {line.text}" for line in self.bad_lines()
-                if not any(kernel == line.kernel and re.search(pattern, line.text)
-                           for kernel, pattern in expected)][:20]
+    def complaints(self):
+        return [f"kernel {line.kernel} complained: {line.text}"
+                for line in self.bad_lines()][:20]
 
 
 # ---- its contents ----
 
-SCRIPTS = ["leaks.sh", "selftests.sh"]
+SCRIPTS = ["leaks.sh", "luo.sh", "selftests.sh"]
 # The kernel's own, in ../vfio, and how they end
 SELFTESTS = {
     "vfio_dma_mapping_test": "pass:20 fail:0 xfail:0 xpass:0 skip:10",     # no huge pages
@@ -491,6 +511,7 @@ SELFTESTS = {
 PROGRAMS = {
     "pci_liveupdate": ["vmm", "edu", "faults", "stress", "vfio", "minimal_vmm"],
     "vfio": SELFTESTS,
+    "liveupdate": ["luo_kexec_simple", "luo_multi_session"],
 }
 MODULES = {
     "/edu.ko": "samples/liveupdate/edu_liveupdate.ko",
@@ -500,20 +521,21 @@ MODULES = {
 }
 
 
-def build_programs(source, output, headers, tests):
-    """source: the selftests in a kernel tree; headers: the kernel's, for userspace; tests:
-    directories of selftests.
-    Returns the name of each program in the guest, and the file it comes from."""
+def build_programs(source, output, headers):
+    """source: the selftests in a kernel tree; headers: the kernel's, for userspace.
+    Returns, by the directory of selftests, the name of each program in the guest and the
+    file it comes from."""
     programs = {}
-    for test in tests:
+    for test, names in PROGRAMS.items():
         directory = f"{output}/{test}"
         os.makedirs(directory, exist_ok=True)
         made = subprocess.run(["make", "-s", "-C", f"{source}/{test}", "LDFLAGS=-static",
-                               f"OUTPUT={directory}", f"KHDR_INCLUDES=-isystem {headers}"],
+                               f"OUTPUT={directory}", f"KHDR_INCLUDES=-isystem {headers}",
+                               *(f"{directory}/{name}" for name in names)],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if made.returncode:
             raise Failure(f"the guest's programs don't build:\n{made.stdout}")
-        programs |= {f"/bin/{name}": f"{directory}/{name}" for name in PROGRAMS[test]}
+        programs[test] = {f"/bin/{name}": f"{directory}/{name}" for name in names}
     return programs
 
 
@@ -540,19 +562,74 @@ def cpio(path, gen_init_cpio, files):
         subprocess.run([gen_init_cpio, f"{path}.list"], stdout=file, check=True)
 
 
-def initramfs(path, gen_init_cpio, kernel, files, updates=1):
-    """The next kernel and its initramfs are in the first one's, as often as it takes."""
-    files = {"/init": f"{HERE}/init", "/bin/busybox": busybox(),
-             **{f"/bin/{name}": f"{HERE}/{name}" for name in SCRIPTS}, **files}
-    names = [path] + [f"{path}.{number}" for number in range(2, updates + 2)]
-    cpio(names[-1], gen_init_cpio, files)
-    for name, following in reversed(list(zip(names, names[1:]))):
-        cpio(name, gen_init_cpio, {**files, "/kernel": kernel, "/initrd.img": following})
+class Kernel:
+    """What scripts/kernel.sh has built below out."""
+
+    def __init__(self, out, directory, config):
+        build = f"{out}/build-{config}"
+        built = f"{build}/arch/x86/boot/bzImage"
+        self.image = f"{directory}/bzImage-{config}"
+        if not os.path.exists(built):
+            raise Failure(f"there is no kernel: make kernel CONFIG={config}")
+        # All stages are to be of this one, whatever is built meanwhile
+        shutil.copy(built, self.image)
+        # Else they are built in
+        self.files = {name: f"{build}/{module}" for name, module in MODULES.items()
+                      if os.path.exists(f"{build}/{module}")}
+        if config == "gcov":
+            self.files["/bin/gcov.sh"] = f"{HERE}/gcov.sh"
+
+
+class Guests:
+    """What all virtual machines of a run have in common."""
+
+    def __init__(self, out, directory):
+        self.out, self.directory = out, directory
+        self.kernels, self.guests, self.programs = {}, {}, {}
+        with open(f"{directory}/rom", "wb") as file:
+            file.write(bytes(0x10000))
+
+    def kernel(self, config):
+        if config not in self.kernels:
+            self.kernels[config] = Kernel(self.out, self.directory, config)
+        return self.kernels[config]
+
+    def get(self, config, following=None, updates=1, selftests=False):
+        """following: the configuration of the kernels after the first, if it's another one;
+        selftests: with the kernel's own of vfio and LUO."""
+        configs = [config] + [following or config] * updates
+        name = "-".join([f"initrd-{config}"] + [following] * bool(following) +
+                        [f"{updates}"] + ["selftests"] * selftests)
+        if name not in self.guests:
+            self.guests[name] = Guest(
+                self.directory, config, self.kernel(config).image,
+                self.initramfs(f"{self.directory}/{name}", configs, selftests))
+        return self.guests[name]
+
+    def initramfs(self, path, configs, selftests):
+        """The next kernel and its initramfs are in the one before."""
+        build = f"{self.out}/build-{configs[0]}"
+        if not self.programs:
+            self.programs = build_programs(f"{self.out}/linux/tools/testing/selftests",
+                                           f"{self.directory}/programs",
+                                           f"{build}/usr-headers/include")
+        files = {"/init": f"{HERE}/init", "/bin/busybox": busybox(),
+                 **{f"/bin/{name}": f"{HERE}/{name}" for name in SCRIPTS},
+                 **self.programs["pci_liveupdate"]}
+        if selftests:
+            files |= self.programs["vfio"] | self.programs["liveupdate"]
+        following = {}
+        for number, config in reversed(list(enumerate(configs, 1))):
+            cpio(f"{path}.{number}", f"{build}/usr/gen_init_cpio",
+                 {**files, **self.kernel(config).files, **following})
+            following = {"/kernel": self.kernel(config).image,
+                         "/initrd.img": f"{path}.{number}"}
+        return following["/initrd.img"]
 
 
 @dataclass
 class Guest:
-    """What all virtual machines of a run have in common."""
+    """A kernel, with all that it needs for what is to come."""
     directory: str
     config: str
     kernel: str
@@ -566,7 +643,7 @@ class Guest:
     @property
     def slow(self):
         """Factor for limits in seconds."""
-        return 1 if self.config == "demo" else 20
+        return 20 if self.config in ("debug", "kcsan", "gcov") else 1
 
     def machine(self, directory, append, interval=0.01, options=(), ram=RAM, **others):
         """In this directory, with a trace; options, others: VM's."""
@@ -580,26 +657,3 @@ class Guest:
             interval *= 4       # the ring has to last longer
         return VM(directory, self.kernel, self.initrd, append, interval=interval,
                   trace=f"{directory}/config-space.log", options=options, ram=ram, **others)
-
-
-def prepare(out, directory, config, updates=1, tests=("pci_liveupdate",)):
-    """The guest, from what scripts/kernel.sh has built below out, with these selftests."""
-    build = f"{out}/build-{config}"
-    built, kernel = f"{build}/arch/x86/boot/bzImage", f"{directory}/bzImage"
-    if not os.path.exists(built):
-        raise Failure(f"there is no kernel: make kernel CONFIG={config}")
-    # All stages are to be of this one, whatever is built meanwhile
-    shutil.copy(built, kernel)
-    files = build_programs(f"{out}/linux/tools/testing/selftests",
-                           f"{directory}/programs", f"{build}/usr-headers/include", tests)
-    for name, module in MODULES.items():
-        if os.path.exists(f"{build}/{module}"):     # else it is built in
-            files[name] = f"{build}/{module}"
-    if config == "gcov":
-        files["/bin/gcov.sh"] = f"{HERE}/gcov.sh"
-    initrd = f"{directory}/initrd"
-    initramfs(initrd, f"{build}/usr/gen_init_cpio", kernel, files, updates)
-    guest = Guest(directory, config, kernel, initrd)
-    with open(guest.rom, "wb") as file:
-        file.write(bytes(0x10000))
-    return guest

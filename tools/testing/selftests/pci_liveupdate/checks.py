@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What must hold when a scenario's machine is off. Each check tells what doesn't."""
+
+import re
+from collections import Counter
+from functools import cached_property
+
+import cfgtrace
+import vmtest
+
+PCI_COMMAND, BUS_MASTER = 4, 0x4
+
+
+class Run:
+    """A machine that is off, and what it was to do."""
+
+    def __init__(self, scenario, vm):
+        self.scenario, self.vm = scenario, vm
+        self.notes = []         # worth to be known, also if nothing is wrong
+        self.twin = None        # the run to compare with
+        nics = list(dict.fromkeys(event.fields["nic"] for event in vm.find("pci", kernel=1)))
+        added = {event.fields["bdf"]: event.time for event in vm.find("added")}
+        preserved = scenario.preserve + len(added)
+        self.others = nics[preserved:]
+        self.kept = self.not_lost(nics[:preserved])
+        self.path, self.starts = [], {}
+        for event in vm.find("pci", kernel=1):
+            bdf, nic = event.fields["bdf"], event.fields["nic"]
+            if nic in nics[:preserved] and bdf not in (*self.path, *scenario.lost):
+                self.path.append(bdf)
+                if nic in added:        # it isn't preserved earlier
+                    self.starts[bdf] = added[nic]
+
+    def not_lost(self, bdfs):
+        return [bdf for bdf in dict.fromkeys(bdfs) if bdf not in self.scenario.lost]
+
+    @cached_property
+    def accesses(self):
+        return cfgtrace.read(self.vm.trace)
+
+    @cached_property
+    def marks(self):
+        return [access.time for access in self.accesses
+                if (access.bdf, access.offset) == vmtest.MARK and not access.write]
+
+    def mark_before(self, time):
+        """Whoever says something has marked the trace right before."""
+        return max(mark for mark in self.marks if mark < self.vm.wall_clock + time)
+
+    def clock(self, kernel, pattern):
+        """When this kernel first said so, in the time of the trace."""
+        return self.vm.wall_clock + self.vm.times(kernel, pattern)[0]
+
+    @cached_property
+    def kexecs(self):
+        return [self.vm.wall_clock + line.time for line in self.vm.lines
+                if "Starting new kernel" in line.text]
+
+    @cached_property
+    def windows(self):
+        """From before the first device is preserved until the last one is finished, again and
+        again: (start, end). Where it doesn't get that far, to what goes wrong."""
+        windows, start = [], None
+        for event in self.vm.events:
+            if event.name in ("preserved", "preserving") and start is None:
+                start = self.mark_before(event.time)
+            elif event.name == "finished" and start is not None:
+                windows.append((start, self.mark_before(event.time)))
+                start = None
+        if start is not None:
+            failed = [line.time for line in self.vm.lines if re.search(vmtest.FATAL, line.text)]
+            if not failed:
+                raise ValueError("devices were preserved, and nobody has finished or failed")
+            windows.append((start, self.vm.wall_clock + failed[0]))
+        if len(windows) != len(self.kexecs):
+            raise ValueError(f"{len(self.kexecs)} kernels were started in {len(windows)} updates")
+        return windows
+
+    def changes(self, bdfs):
+        found = []
+        for start, end in self.windows:
+            for bdf in bdfs:
+                since = self.mark_before(self.starts[bdf]) if bdf in self.starts else start
+                found += cfgtrace.changes(self.accesses, [bdf], since, end, self.kexecs)
+        return sorted(found, key=lambda change: change.time)
+
+    def boot_accesses(self, kernel):
+        """How many each function had before there was any userspace."""
+        return cfgtrace.counts(self.accesses, self.clock(kernel, "Linux version"),
+                               self.clock(kernel, f"INIT: stage {kernel}"))
+
+
+# ---- for every scenario ----
+
+def kernels(run):
+    if run.vm.kernels != run.scenario.updates + 1:
+        yield f"there were {run.vm.kernels} kernels, not {run.scenario.updates + 1}"
+
+
+def done(run):
+    """Whatever ran in the guest got to its end, or was to fail."""
+    last = run.vm.kernels
+    to_fail = any(kernel == last and "VMM: FAIL" in pattern
+                  for kernel, pattern in run.scenario.lines)
+    if run.scenario.program != "ls" and not to_fail and not run.vm.times(last, "VMM: done"):
+        yield "nobody has said that all was done"
+
+
+def lines(run):
+    for (kernel, pattern), expected in run.scenario.all_lines().items():
+        count = len(run.vm.times(kernel, pattern))
+        if expected not in (None, count):
+            yield f"kernel {kernel} has {count} lines with '{pattern}', not {expected}"
+
+
+def complaints(run):
+    yield from run.vm.complaints()
+    patterns = [pattern for _, pattern in run.scenario.lines]
+    for line in run.vm.lines:
+        if "PCI: Unknown option" in line.text or "INIT: not ordinary" in line.text and \
+                not any(re.search(pattern, line.text) for pattern in patterns):
+            yield f"kernel {line.kernel}: {line.text}"
+
+
+ALWAYS = [kernels, done, lines, complaints]
+
+
+# ---- for vmm.c ----
+
+def trace(run):
+    """No write has changed a value in a preserved function, or in a bridge above one."""
+    demanded = run.scenario.changes
+    bdfs = dict.fromkeys([*run.path, *(change.split()[2] for change in demanded)])
+    found = run.changes(bdfs)
+    if run.scenario.iommu:
+        for bdf in run.kept:
+            yield from missing_pause(bdf, found)
+            found = [change for change in found if not is_pause(change, bdf)]
+    found = list(map(str, found))
+    yield from (change for change in found if change not in demanded)
+    yield from (f"this didn't happen: {change}" for change in demanded if change not in found)
+    yield from proof(run, run.path)
+    for bdf in run.others:
+        if not run.changes([bdf]):
+            yield f"{bdf} isn't preserved and wasn't changed: this run proves nothing"
+
+
+def proof(run, bdfs):
+    """A function that nobody looks at isn't changed either."""
+    for (start, end), kexec in zip(run.windows, run.kexecs):
+        seen = cfgtrace.counts(run.accesses, kexec, end)
+        for bdf in bdfs:
+            if not sum(seen[bdf]):
+                yield f"the trace has nothing of {bdf} after the kexec: this run proves nothing"
+
+
+def is_pause(change, bdf):
+    """With an IOMMU DMA pauses from freeze to attach."""
+    return (change.bdf == bdf and change.register == "Command" and
+            change.old ^ change.new == BUS_MASTER)
+
+
+def missing_pause(bdf, changes):
+    pause = [(change.kernel, change.new & BUS_MASTER) for change in changes
+             if is_pause(change, bdf)]
+    if pause != [(1, 0), (2, BUS_MASTER)]:
+        yield f"DMA of {bdf} didn't pause and go on, but {pause}"
+
+
+def fewer_accesses(run):
+    """Than in the first kernel's boot, which is one without a live update."""
+    plain, update = (run.boot_accesses(kernel) for kernel in (1, 2))
+    total = [0, 0]
+    for bdf in run.path:
+        first, second = sum(plain[bdf]), sum(update[bdf])
+        if not 0 < second < first:
+            yield f"{bdf}: {first} accesses in a plain boot, {second} in a live update"
+        total = [total[0] + first, total[1] + second]
+    run.notes.append(f"accesses to the path: {total[0]} in a plain boot, "
+                     f"{total[1]} in a live update")
+
+
+def functions(run):
+    """What sysfs says of them is the same in all kernels."""
+    for bdf in run.path:
+        before = run.vm.first("pci", bdf=bdf, kernel=1)
+        for kernel in range(2, run.vm.kernels + 1):
+            after = run.vm.first("pci", bdf=bdf, kernel=kernel)
+            if not after:
+                yield f"the VMM didn't show {bdf} in kernel {kernel}"
+                continue
+            for key in {**before.fields, **after.fields}:
+                old, new = before.fields.get(key), after.fields.get(key)
+                if old != new and not may_differ(run, before, key, old, new):
+                    yield f"{bdf}: {key} was {old} and is {new} in kernel {kernel}"
+
+
+def may_differ(run, before, key, old, new):
+    if key == "driver" and "buses" in before.fields and \
+            "pcie_ports=compat" in run.scenario.next_append:
+        return True
+    if key == "nic":            # for which of the NICs it was shown first
+        return True
+    # The VMM shows the device while its DMA pauses
+    shift = {"command": 0, "header": (64 - PCI_COMMAND - 1) * 8}.get(key)
+    return (run.scenario.iommu and before.fields["bdf"] in run.kept and shift is not None
+            and int(old, 16) ^ int(new, 16) == BUS_MASTER << shift)
+
+
+def devices(run):
+    """Those that were taken back work as before, and are ordinary afterwards."""
+    for bdf in run.kept:
+        held = run.vm.find("held", bdf=bdf)
+        if len(held) != run.vm.kernels - 1:
+            yield f"{bdf} was held {len(held)} times"
+        for event in held:
+            if event.fields.get("moved_pages", "0") != "0":
+                yield f"{bdf}: its memory has moved"
+        for event in run.vm.find("registers", bdf=bdf):
+            if event.fields["intact"] != event.fields["of"]:
+                yield "{bdf}: only {intact} of {of} registers are intact".format(**event.fields)
+        for event in run.vm.find("packets", bdf=bdf):
+            if event.fields["disordered"] != "0" or event.fields["damaged"] != "0":
+                yield ("{bdf}: {disordered} packets out of order, {damaged} damaged"
+                       .format(**event.fields))
+        if not any(f"INIT: ordinary {bdf}" in line.text for line in run.vm.lines):
+            yield f"{bdf} isn't ordinary after finish"
+
+
+def iommu(run):
+    """There is one if it was asked for."""
+    for event in run.vm.find("ring"):
+        if ("addr" in event.fields) == run.scenario.iommu:
+            yield "there is " + ("no" if run.scenario.iommu else "an") + " IOMMU"
+
+
+def traffic(run):
+    """All packets are there; while no userspace runs they come in, too."""
+    if run.scenario.iommu:      # DMA pauses
+        return
+    windows = [(run.vm.first("kexec", kernel=kernel).time,
+                run.vm.times(kernel + 1, f"INIT: stage {kernel + 1}")[0])
+               for kernel in range(1, run.vm.kernels)]
+    for wire in run.vm.wires:
+        if wire.bdf in run.kept:
+            yield from wire.problems(windows)
+            run.notes.append(f"{wire.bdf}: {len(wire.sent)} packets, {len(wire.lost())} lost")
+
+
+def let_go(run):
+    """What isn't handed over may do no DMA any more when the next kernel starts."""
+    start, end = run.clock(2, "VMM: held"), run.kexecs[1]
+    for bdf in run.kept:
+        stopped = [change for change in
+                   cfgtrace.changes(run.accesses, [bdf], start, end, run.kexecs)
+                   if change.register == "Command" and change.old & ~change.new & BUS_MASTER]
+        if not stopped:
+            yield f"{bdf} may still do DMA, and no kernel knows"
+
+
+def loss(run):
+    """What isn't preserved loses packets, or the wires prove nothing."""
+    for wire in run.vm.wires:
+        if wire.bdf in run.others and not wire.lost():
+            yield f"{wire.bdf} wasn't preserved and lost nothing: this run proves nothing"
+
+
+def services(run):
+    """Those of the ports are started again."""
+    counts = [re.search(r"INIT: (\d+) of (\d+) services", line.text) for line in run.vm.lines]
+    if not any(count and count[1] == count[2] for count in counts):
+        yield "the services of ports were not started again"
+
+
+def disturbed(run):
+    for kernel in (1, 2):
+        if not run.vm.first("disturbed", kernel=kernel):
+            yield f"kernel {kernel} wasn't disturbed"
+
+
+def table(run):
+    """At the kexec it held the path and nothing else, without a gap."""
+    expected = run.scenario.table or Counter(
+        event.fields["bdf"] for nic in run.kept
+        for event in run.vm.find("pci", kernel=1, nic=nic))
+    if run.vm.found["table"] != expected:
+        yield f"the table was {run.vm.found['table']}, not {dict(expected)}"
+
+
+FULL = [trace, functions, devices, iommu, traffic]
+PLAIN = [*FULL, fewer_accesses, services, loss]
+
+
+# ---- for the edu devices ----
+
+# What a driver that connects its interrupt asks for
+INTERRUPT = r"kernel 2 \S+ edu: MSI Message (Control|Address|Data) "
+
+
+def edu(run):
+    """Nothing changes until the first device is retrieved; from then on to finish, only what
+    the driver asks for: its interrupt."""
+    watched = run.scenario.watched
+    if watched:
+        retrieving = run.mark_before(run.vm.first("retrieving").time)
+        for change in run.changes(watched):
+            allowed = run.scenario.allowed + (INTERRUPT,) * (change.time > retrieving)
+            if not any(re.search(pattern, str(change)) for pattern in allowed):
+                yield str(change)
+        yield from proof(run, watched)
+        if not run.vm.find("left", bdf=watched[0], computing="1"):
+            yield "nothing was computed while the kernel was replaced: this run proves nothing"
+    if len(run.vm.find("intact")) != run.scenario.intact:
+        yield f"{len(run.vm.find('intact'))} devices were intact, not {run.scenario.intact}"
+    stopped = dict(found.groups() for found in
+                   (re.search("(0000:.*): liveupdate: DMA stopped: (.*);", line.text)
+                    for line in run.vm.lines if line.kernel == 2) if found)
+    if stopped != run.scenario.stopped:
+        yield f"kernel 2 has stopped {stopped}, not {run.scenario.stopped}"
+
+
+def still_computing(run):
+    """A factorial that one kernel began ends when the next has the device."""
+    if not run.vm.find("found", computing="1"):
+        yield "no factorial was still being computed"
+
+
+# ---- for damaged tables ----
+
+def bus_numbers(run):
+    if not run.vm.find("pci", kernel=1):
+        yield "the VMM didn't show the bridges in kernel 1: this run proves nothing"
+    for event in run.vm.find("pci", kernel=1):
+        after = run.vm.first("pci", kernel=2, bdf=event.fields["bdf"])
+        buses = event.fields.get("buses"), after and after.fields.get("buses")
+        if buses[0] and buses[0] != buses[1]:
+            yield "{}: buses were {}, are {}".format(event.fields["bdf"], *buses)
+
+
+def quiesced(run):
+    """The first that the new kernel does to the device is to clear Bus Master Enable."""
+    end = run.clock(2, "INIT: stage 2")
+    changes = cfgtrace.changes(run.accesses, run.kept[:1], run.kexecs[0], end, run.kexecs[:1])
+    if not changes:
+        yield "the trace has no change of the device before userspace"
+        return
+    first = changes[0]
+    if first.register != "Command" or first.old & ~first.new != BUS_MASTER:
+        yield f"before it was stopped: {first}"
+    run.notes.append(f"{1000 * (end - first.time):.0f} ms before userspace: {first}")
+
+
+# ---- for faults.c, stress.c and KUnit ----
+
+def faults(run):
+    for call in "preserve", "unpreserve", "retrieve", "bind", "finish":
+        last = run.vm.find("allocations", call=call)[-1].fields
+        run.notes.append("{call}: {failed} allocations failed, {again} calls worked the second "
+                         "time; did without {survived}".format(**last))
+        if last["complete"] != "1":
+            yield f"{call}: there were not enough devices for all allocations"
+        if call in ("preserve", "retrieve", "bind") and last["failed"] == "0":
+            yield f"{call}: no allocation failed, so this run proves nothing"
+
+
+def stress(run):
+    total = 0
+    for event in run.vm.find("stress"):
+        run.notes.append("{work}: {done} done, {refused} refused".format(**event.fields))
+        total += int(event.fields["done"])
+        if event.fields["done"] == "0":
+            yield "{work} was never done".format(**event.fields)
+    run.notes.append(f"stress operations: {total}")
+
+
+def kunit(run):
+    """All cases have passed, none was left out."""
+    log = [re.sub(r"^\[.*?\] ", "", line.text) for line in run.vm.lines]
+    passed = [text for text in log if re.match(r" {4}ok \d+ [a-z]\w+$", text)]
+    yield from (text.strip() for text in log if re.match(r" *not ok \d| +ok .*# SKIP", text))
+    if not any(text.endswith(f"total:{len(passed)}") and "Totals: pass:" in text for text in log):
+        yield f"the log isn't complete: it has {len(passed)} cases that passed"
+    tables = 0
+    run.notes.append(f"KUnit: {len(passed)} cases")
+    for text in log:
+        number = re.search(r"# \w+: ((?:allocations failed|devices preserved|tables tried): .*)",
+                           text)
+        if number:
+            run.notes.append(number[1])
+            tables = max(tables, int((re.findall(r"^tables tried: (\d+)", number[1]) or [0])[0]))
+    asked = int(re.search(r"tables=(\d+)", run.scenario.append)[1])
+    if tables < asked:
+        yield f"{tables} tables were tried, not {asked}"
+
+
+# ---- against another run ----
+
+def same_accesses(run):
+    """Each kernel's boot has the same accesses to config space, in the same order, as that of a
+    kernel without us."""
+    for kernel in range(1, run.vm.kernels + 1):
+        sequences = []
+        for each in run, run.twin:
+            start, end = (each.clock(kernel, text)
+                          for text in ("Linux version", f"INIT: stage {kernel}"))
+            sequences.append([(access.bdf, access.offset, access.value, access.write)
+                              for access in each.accesses if start <= access.time <= end])
+        ours, theirs = sequences
+        run.notes.append(f"kernel {kernel}: {len(ours)} accesses, without us {len(theirs)}")
+        for number, (one, other) in enumerate(zip(ours, theirs)):
+            if one != other:
+                yield f"kernel {kernel}: access {number} is {one}, without us {other}"
+                break
+        if len(ours) != len(theirs):
+            yield f"kernel {kernel}: {len(ours)} accesses, without us {len(theirs)}"
+
+
+def same_memory(run):
+    """At the last kexec no more is preserved than if nothing ever had been."""
+    last = run.vm.kernels - 1
+    ours, plain = (each.vm.found["preserved"].get(last) for each in (run, run.twin))
+    run.notes.append(f"pages that KHO preserves at each kexec: {run.vm.found['preserved']}, "
+                     f"without any session: {run.twin.vm.found['preserved']}")
+    if ours is None or ours != plain:
+        yield f"KHO preserves {ours} pages in the end, not {plain}"
+
+
+def freed(run):
+    """With init_on_free=1 nothing is left of the table's pages."""
+    pages = run.vm.found["pages"]
+    run.notes.append(f"{len(pages)} pages had the table")
+    yield from (f"page {address:#x} of the table isn't free in the end"
+                for address, free in pages.items() if not free)

@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Replace the kernel in virtual machines, and see what becomes of preserved PCI devices.
+
+    run.py [--config CONFIG] [--list] [--verbose] [--repeat N] [PATTERN...]
+
+Runs the scenarios of scenarios.py whose names match a pattern ('hotplug*'), each on the
+kernels that it is for or, with --config, on that one only; some at
+once. The result is KTAP. A failure shows what was wrong, the last lines of each kernel and
+where all logs are: out/selftests/NAME-CONFIG, the trace of config space only if it failed.
+"""
+
+import argparse
+import dataclasses
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from fnmatch import fnmatch
+from functools import partial
+
+sys.dont_write_bytecode = True      # no __pycache__ among the kernel's files
+import checks                       # noqa: E402
+import handover                     # noqa: E402
+import scenarios                    # noqa: E402
+import vmtest                       # noqa: E402
+
+OUT = vmtest.HERE.removesuffix("tools/testing/selftests/pci_liveupdate") + "out"
+DIRECTORY = f"{OUT}/selftests"
+LAST_LINES = 12
+TRIES = 3
+
+
+@dataclasses.dataclass
+class Outcome:
+    name: str
+    seconds: float
+    problems: list
+    notes: list = dataclasses.field(default_factory=list)
+    logs: list = dataclasses.field(default_factory=list)    # the last lines
+    skipped: str | None = None                              # why
+
+
+# ---- a scenario, in a process of its own ----
+
+def play(guests, scenario, config, directory, echo):
+    """Returns the machine, switched off, and what stopped it early."""
+    guest = guests.get(config, scenario.following, max(scenario.updates, 1), scenario.selftests)
+
+    def drive(vm):
+        limit = scenario.limit * guest.slow
+        vm.all_count = checks.traffic in scenario.checks
+        if vm.wires and vm.all_count:
+            for kernel in range(scenario.updates):
+                vm.wait("VMM: kexec", limit)
+            vm.wait("VMM: finished", limit)
+            vm.end_traffic()
+        vm.wait("INIT: switching off", limit)
+        vm.wait_off(limit)
+
+    vm = guest.machine(directory, scenario.command_line(), interval=scenario.interval,
+                       options=scenario.qemu, ram=scenario.ram, answers=scenario.answers,
+                       expected=scenario.all_lines(), echo=echo,
+                       devices=scenario.all_devices(guest.rom))
+    return vm, vm.play(drive)
+
+
+def try_to_judge(run, check):
+    try:
+        return list(check(run))
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # What it looked for isn't there
+        return [f"can't judge {check.__name__}: {error!r}"]
+
+
+def judge(run, stopped):
+    if stopped and not run.scenario.problems:
+        return [stopped, *checks.complaints(run)]
+    return [stopped] * bool(stopped) + [
+        problem for check in (*checks.ALWAYS, *run.scenario.checks)
+        for problem in try_to_judge(run, check)]
+
+
+def must_be(patterns, problems):
+    """A test of the checks: exactly this must be wrong."""
+    return [f"not found wrong: {pattern}" for pattern in patterns
+            if not any(re.search(pattern, problem) for problem in problems)] + \
+        [problem for problem in problems
+         if not any(re.search(pattern, problem) for pattern in patterns)]
+
+
+def last_lines(vm):
+    for kernel in range(vm.kernels + 1):
+        for line in [line for line in vm.lines if line.kernel == kernel][-LAST_LINES:]:
+            yield f"{line.time:8.3f} {line.text}"[:150]
+
+
+def attempt(guests, verbose, scenario, config, directory):
+    """Returns the run, and what is wrong with it."""
+    echo = f"{scenario.name}-{config}| " if verbose else None
+    twin = None
+    if scenario.twin:
+        other = dataclasses.replace(scenario, **{"on": (config,), **scenario.twin})
+        vm, stopped = play(guests, other, other.on[0], f"{directory}-twin", echo)
+        if stopped:
+            return checks.Run(other, vm), [f"twin: {stopped}"]
+        twin = checks.Run(other, vm)
+    vm, stopped = play(guests, scenario, config, directory, echo)
+    run = checks.Run(scenario, vm)
+    run.twin = twin
+    return run, judge(run, stopped)
+
+
+def run(guests, verbose, title, config, number):
+    start = time.monotonic()
+    # Its functions can't be sent from one process to another
+    scenario = next(each for each in scenarios.ALL if each.name == title)
+    name = f"{scenario.name} ({config})"
+    directory = f"{DIRECTORY}/{scenario.name}-{config}" + (f"-{number}" if number else "")
+    for _ in range(TRIES):
+        try:
+            result, problems = attempt(guests, verbose, scenario, config, directory)
+            break
+        except handover.TooLate:
+            pass
+        except Exception:           # the others go on
+            return Outcome(name, time.monotonic() - start, [traceback.format_exc()],
+                           logs=[f"everything is in {os.path.relpath(directory)}"])
+    else:
+        return Outcome(name, time.monotonic() - start, [f"too late, {TRIES} times"])
+    if scenario.problems:
+        problems = must_be(scenario.problems, problems)
+    outcome = Outcome(name, time.monotonic() - start, problems, result.notes)
+    if problems:
+        outcome.logs = [*last_lines(result.vm), f"everything is in {os.path.relpath(directory)}"]
+    else:
+        for each in result, result.twin:
+            if each:
+                os.remove(each.vm.trace)
+    return outcome
+
+
+# ---- all of them ----
+
+def missing_devices(scenario, known):
+    """QEMU's that this one doesn't have."""
+    names = {device.split(",")[0] for device in scenario.devices}
+    return ", ".join(sorted(name for name in names if f'name "{name}"' not in known))
+
+
+def report(number, outcome):
+    seconds = f"{outcome.seconds:.0f} s"
+    if outcome.skipped:
+        print(f"ok {number} - {outcome.name} # SKIP {outcome.skipped}")
+    else:
+        print("not ok" if outcome.problems else "ok", number, "-", f"{outcome.name}, {seconds}")
+    for kind, texts in (("wrong: ", outcome.problems), ("", outcome.notes + outcome.logs)):
+        for line in "\n".join(texts).splitlines():
+            print(f"# {kind}{line}")
+    sys.stdout.flush()
+
+
+def select(config, patterns):
+    """Scenarios and kernels. Whoever names both gets it."""
+    for scenario in scenarios.ALL:
+        if not patterns or any(fnmatch(scenario.name, pattern) for pattern in patterns):
+            for each in [config] if config and patterns else scenario.on:
+                if config in (None, each):
+                    yield scenario, each
+
+
+def prepare(selected):
+    """All kernels and initramfs are there before the first process is forked."""
+    guests = vmtest.Guests(OUT, DIRECTORY)
+    for scenario, config, _ in selected:
+        for each, twin in ((config, {}), (config, scenario.twin or {})):
+            changed = dataclasses.replace(scenario, **twin)
+            guests.get(changed.on[0] if "on" in twin else each, changed.following,
+                       max(changed.updates, 1), changed.selftests)
+    return guests
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", choices=["demo", "debug", "kcsan", "gcov", "broken"])
+    parser.add_argument("--list", action="store_true", help="only show what would be run")
+    parser.add_argument("--verbose", action="store_true", help="show all consoles")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="each N times")
+    parser.add_argument("pattern", nargs="*")
+    args = parser.parse_args()
+    for pattern in args.pattern:
+        if not any(fnmatch(scenario.name, pattern) for scenario in scenarios.ALL):
+            parser.error(f"no scenario has a name like {pattern}")
+    selected = list(select(args.config, args.pattern))
+    if args.list:
+        print("\n".join(f"{scenario.name} ({config})" for scenario, config in selected))
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # All processes of ours end with this one
+        signal.signal(number, lambda number, _: os._exit(128 + number))
+    os.makedirs(DIRECTORY, exist_ok=True)
+    lock = open(f"{DIRECTORY}.lock", "w")       # one run at a time
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    known = subprocess.run(["qemu-system-x86_64", "-device", "help"], check=True,
+                           stdout=subprocess.PIPE, text=True).stdout
+    runnable, outcomes = [], []
+    for scenario, config in selected:
+        missing = missing_devices(scenario, known)
+        if missing:
+            outcomes.append(Outcome(f"{scenario.name} ({config})", 0, [],
+                                    skipped=f"QEMU has no {missing}"))
+        else:
+            runnable += [(scenario, config, number) for number in range(args.repeat)]
+    try:
+        guests = prepare(runnable)
+    except vmtest.Failure as failure:
+        sys.exit(f"run: {failure}")
+
+    print(f"KTAP version 1\n1..{len(runnable) + len(outcomes)}", flush=True)
+    for number, outcome in enumerate(outcomes, 1):
+        report(number, outcome)
+    # A kernel that looks for leaks waits for some seconds
+    with ProcessPoolExecutor(os.cpu_count() + 1, initializer=vmtest.run_with_parent) as pool:
+        work = partial(run, guests, args.verbose)
+        for future in as_completed([pool.submit(work, scenario.name, *how)
+                                    for scenario, *how in runnable]):
+            outcomes.append(future.result())
+            report(len(outcomes), outcomes[-1])
+    failed = sum(bool(outcome.problems) for outcome in outcomes)
+    skipped = sum(bool(outcome.skipped) for outcome in outcomes)
+    print(f"{len(outcomes) - failed - skipped} passed, {failed} failed, {skipped} skipped")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

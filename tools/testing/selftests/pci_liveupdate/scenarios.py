@@ -1,0 +1,554 @@
+# SPDX-License-Identifier: GPL-2.0
+"""All scenarios: a machine, what runs in it, and what must hold afterwards."""
+
+from dataclasses import dataclass, field
+
+import checks
+import handover
+import vmtest
+from handover import HOLE, NOWHERE
+from vmtest import E1000E, IGB0, IGB1, ROOT_PORT, SWITCH
+
+# For several kernels in one initramfs, as KHO's scratch is as large, or for a gigabyte of DMA
+LARGE = 2 * vmtest.RAM
+
+# What has another kernel's bugs to show, or no new code to run, isn't for the debug kernel
+DEMO, DEBUG, BOTH = ("demo",), ("debug",), ("debug", "demo")
+
+
+@dataclass
+class Scenario:
+    name: str
+    devices: list                   # QEMU's; {rom} is a file with an option ROM
+    preserve: int = 1               # so many of the first devices in the guest
+    program: str = "vmm"            # that is run there, and its options
+    options: str = ""
+    append: str = ""                # to the first kernel's command line
+    next_append: str = ""           # and to the next one's
+    iommu: bool = False
+    updates: int = 1
+    on: tuple = DEBUG               # kernels: what CONFIG they have
+    following: str | None = None    # CONFIG of the kernels after the first
+    ram: int = vmtest.RAM
+    limit: int = 60                 # seconds to the end, on the demo kernel
+    interval: float = 0.02          # between packets; rare enough for wire and ring
+    qemu: tuple = ()                # more options
+    answers: dict = field(default_factory=dict)     # see VM
+    # (kernel, pattern): so many lines of its log match; None: any number
+    lines: dict = field(default_factory=dict)
+    # Devices and bridges that are adopted, and records that nothing was found for
+    adopted: tuple | None = None
+    checks: list = field(default_factory=lambda: checks.PLAIN)
+    changes: tuple = ()             # in config space that there must be, in cfgtrace's words
+    lost: tuple = ()                # preserved functions that the second kernel can't use
+    selftests: bool = False         # the kernel's own are there, too
+    leaks: bool = True              # have kmemleak look for lost memory, which takes long
+    problems: tuple = ()            # patterns of what must be found wrong: a test of the checks
+    # Another machine to compare with: what is different there
+    twin: dict | None = None
+    # Of edu devices: functions that must not be disturbed, patterns of changes that there may
+    # be nevertheless, how many come back as they were, and which are stopped, and why
+    table: dict | None = None       # references by BDF at the kexec; vmm.c's are known
+    watched: tuple = ()
+    allowed: tuple = ()
+    intact: int = 0
+    stopped: dict = field(default_factory=dict)
+
+    def command_line(self):
+        return " ".join([f'vmm={self.program} preserve={self.preserve} updates={self.updates}',
+                         f'options="{self.options}" next_options="{self.next_append}"'] +
+                        [vmtest.IOMMU] * self.iommu +
+                        ["leaks=1" if self.leaks else "kmemleak=off", self.append])
+
+    def all_devices(self, rom):
+        """An IOMMU comes before the devices behind it."""
+        return ["intel-iommu"] * ("intel_iommu" in self.command_line()) + \
+            [device.format(rom=rom) for device in self.devices]
+
+    def all_lines(self):
+        lines = dict(self.lines)
+        for kernel in range(1, self.updates + 2):
+            if not self.leaks:
+                lines[kernel, "kmemleak: Kernel memory leak detector disabled"] = None
+            if self.adopted and kernel > 1:
+                lines[kernel, "liveupdate: adopted {} devices and {} bridges, {} missing"
+                      .format(*self.adopted)] = 1
+        return lines
+
+
+# ---- devices ----
+
+XHCI = "qemu-xhci,bus={}"
+DOWN = "xio3130-downstream,id=down{0},bus=up,addr={0:x}.0,chassis={1}"
+EMPTY_SLOT = SWITCH[:5]     # nothing is in the last port
+BRIDGE = "pci-bridge,id=bridge,bus=pcie.0,addr=2.0,chassis_nr=1"
+
+
+def switch(*devices):
+    """One below each downstream port."""
+    yield from SWITCH[:2]
+    for number, device in enumerate(devices):
+        yield DOWN.format(number, number + 2)
+        yield f"{device},bus=down{number}"
+
+
+def nested_switches(depth, device):
+    above = "root"
+    yield f"{ROOT_PORT},bus=pcie.0"
+    for level in range(depth):
+        yield f"x3130-upstream,id=up{level},bus={above}"
+        above = f"down{level}"
+        yield f"xio3130-downstream,id={above},bus=up{level},addr=0.0,chassis={level + 2}"
+    yield f"{device},bus={above}"
+
+
+def igbs(count):
+    """One below each root port. The last one can be told to go."""
+    for number in range(count):
+        yield f"pcie-root-port,id=root{number},bus=pcie.0,addr={number + 4:x}.0,chassis={number}"
+        yield f"igb,bus=root{number},romfile=" + ",id=last" * (number == count - 1)
+
+
+def nvmes(ports, functions, options=""):
+    """Multi-function devices below root ports; options: of these"""
+    for port in range(ports):
+        yield (f"pcie-root-port,id=port{port},bus=pcie.0,chassis={port + 1},"
+               f"addr={2 + port // 8}.{port % 8},multifunction=on{options}")
+        for function in range(functions):
+            yield (f"nvme,serial={port}-{function},bus=port{port},addr=0.{function},"
+                   "multifunction=on")
+
+
+# ---- topologies: devices, how many to preserve, devices and bridges that are adopted ----
+
+TOPOLOGIES = {
+    "root_bus": ([f"{IGB0},bus=pcie.0,addr=2.0", f"{E1000E},bus=pcie.0,addr=3.0,romfile={{rom}}",
+                  "qemu-xhci,bus=pcie.0,addr=4.0"], 3, (3, 0, 0)),
+    "root_port": ([f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], 1, (1, 1, 0)),
+    "switch_one_nic": (SWITCH, 1, (1, 3, 0)),
+    "switch_two_nics": (SWITCH, 2, (2, 4, 0)),
+    "pci_bridge": ([BRIDGE, f"{IGB0},bus=bridge,addr=1.0",
+                    f"{E1000E},bus=bridge,addr=2.0,romfile="], 2, (2, 1, 0)),
+    "pxb": (["pxb-pcie,id=pxb,bus=pcie.0,bus_nr=128", f"{ROOT_PORT},bus=pxb", f"{IGB0},bus=root"],
+            1, (1, 1, 0)),
+}
+
+MORE_TOPOLOGIES = {
+    "switch_eight": (list(switch(IGB0, f"{E1000E},romfile=", *["qemu-xhci"] * 6)), 8, (8, 10, 0)),
+    "three_switches": (list(nested_switches(3, IGB0)), 1, (1, 7, 0)),
+    # With an igb first, QEMU's ARI would end there
+    "functions": ([f"{ROOT_PORT},bus=pcie.0",
+                   "e1000e,netdev=wire0,bus=root,addr=0.0,multifunction=on,romfile=",
+                   f"{IGB1},bus=root,addr=0.1", "qemu-xhci,bus=root,addr=0.2"], 3, (3, 1, 0)),
+    "nvme": ([f"{ROOT_PORT},bus=pcie.0", "nvme,serial=1,bus=root"], 1, (1, 1, 0)),
+    "virtio": ([f"{ROOT_PORT},bus=pcie.0", "virtio-net-pci,bus=root,romfile="], 1, (1, 1, 0)),
+}
+
+# Of the second kernel, by the name that a scenario has
+OPTIONS = {
+    "assign_busses": "pci=assign-busses", "realloc": "pci=realloc=on",
+    "pcie_bus_perf": "pci=pcie_bus_perf", "pcie_bus_safe": "pci=pcie_bus_safe",
+    "noari": "pci=noari", "noaer": "pci=noaer", "noaspm": "pcie_aspm=off",
+    "compat": "pcie_ports=compat",
+    # Translation Blocking is off by default, Source Validation on with an IOMMU
+    "config_acs": "pci=config_acs=10@pci:0:0", "hpbussize": "pci=hpbussize=4",
+    "resource_alignment": "pci=resource_alignment=20@pci:8086:10c9",
+}
+
+# Together where none hides what another one does
+COMBINED = {
+    "renumber": ["assign_busses", "hpbussize", "realloc", "pcie_bus_perf", "config_acs"],
+    "without": ["noari", "noaer", "noaspm", "pcie_bus_safe"],
+    "moved": ["compat", "resource_alignment"],
+}
+
+
+def topologies():
+    # None of these frees memory that others don't. On the debug kernel faults.c has more
+    yield Scenario("sixty_four", list(nvmes(8, 8)), 64, adopted=(64, 8, 0), on=DEMO, limit=180)
+    for name, (devices, preserve, adopted) in {**TOPOLOGIES, **MORE_TOPOLOGIES}.items():
+        yield Scenario(name, devices, preserve, adopted=adopted, leaks=False, limit=120)
+    for name, (devices, preserve, adopted) in TOPOLOGIES.items():
+        yield Scenario(f"{name}_iommu", devices, preserve, adopted=adopted, iommu=True, leaks=False,
+                       checks=[*checks.FULL, checks.fewer_accesses, checks.services])
+        for iommu in False, True:
+            for slug, slugs in COMBINED.items():
+                yield Scenario(f"{name}{'_iommu' * iommu}_{slug}", devices, preserve,
+                               next_append=" ".join(OPTIONS[each] for each in slugs),
+                               adopted=adopted, iommu=iommu, on=DEMO, checks=checks.FULL)
+            # One by one on the topology that has most; on the others if somebody wants to
+            for slug, option in OPTIONS.items():
+                yield Scenario(f"{name}{'_iommu' * iommu}_{slug}", devices, preserve,
+                               next_append=option, adopted=adopted, iommu=iommu,
+                               on=DEMO if name == "switch_two_nics" else (),
+                               checks=checks.FULL)
+
+
+# ---- one live update after another, or none ----
+
+KEXEC, SECOND_KEXEC = ((kernel, "Starting new kernel") for kernel in (1, 2))
+READ_TABLE = {KEXEC: [handover.read_table]}
+COUNT = {KEXEC: [handover.count_pages], SECOND_KEXEC: [handover.count_pages]}
+WITHOUT_SESSION = {"options": "--sessions 0", "preserve": 0, "checks": [], "adopted": None}
+
+SEQUENCES = [
+    Scenario("abort", SWITCH, 2, options="--abort 1", checks=[],
+             lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}),
+    Scenario("no_session", SWITCH, **WITHOUT_SESSION,
+             lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}),
+    Scenario("slot_reused", list(switch(IGB0, f"{IGB1}", "qemu-xhci")), 2, options="--swap",
+             answers=READ_TABLE, adopted=(2, 4, 0),
+             checks=[checks.trace, checks.functions, checks.devices, checks.traffic,
+                     checks.table]),
+    Scenario("two_sessions", SWITCH, 2, options="--sessions 2", adopted=(2, 4, 0),
+             answers=READ_TABLE, checks=[*checks.FULL, checks.table]),
+    # The second kernel's VMM has its device, and goes into the next kexec like that
+    Scenario("unfinished", SWITCH, 2, options="--unfinished", updates=2, checks=[checks.let_go],
+             lines={(2, "liveupdate: adopted 2 devices and 4 bridges, 0 missing"): 1,
+                    (3, "liveupdate: adopted"): 0, (3, "VMM: nothing"): 1}),
+    Scenario("ten_updates", SWITCH, 2, updates=10, ram=LARGE, adopted=(2, 4, 0), limit=200,
+             interval=0.05, checks=checks.FULL),
+    Scenario("crash", SWITCH, options="--crash", on=DEMO, adopted=(1, 3, 0),
+             lines={(2, "VMM: crashed"): 1}),
+    # Between a kernel without us and one with us
+    Scenario("plain_to_ours", SWITCH, on=("plain",), following="demo", options="--forget",
+             checks=[], lines={(2, "liveupdate: adopted"): 0,
+                               (2, "VMM: FAIL .* retrieve device: No such file"): 1}),
+    Scenario("ours_to_plain", SWITCH, on=DEMO, following="plain", checks=[checks.bus_numbers],
+             lines={(2, "luo: No registered handler for compatible 'vfio-pci-v1'"): 1,
+                    (2, "VMM: FAIL /dev/liveupdate open: Input/output error"): 1}),
+    Scenario("like_plain", SWITCH, on=DEMO, **{**WITHOUT_SESSION, "checks": [checks.same_accesses]},
+             twin={"on": ("plain",)}),
+    # What KHO preserves when all is over, and what is in the table's memory
+    Scenario("memory", SWITCH, 2, options="--abort 2", updates=2, append="init_on_free=1",
+             on=BOTH, checks=[checks.same_memory, checks.freed],
+             answers={KEXEC: [handover.count_pages, handover.remember_table],
+                      SECOND_KEXEC: [handover.count_pages, handover.look_for_table]},
+             twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT}),
+]
+
+
+# ---- while devices are preserved ----
+
+PLUG_IN = {(kernel, "VMM: plug"): ["device_add e1000e,id=new,bus=down1,romfile="]
+           for kernel in (1, 2)}
+NATIVE_HOTPLUG = ("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
+# As if the guest had told ACPI's hot-plug that it has given the device in slot 0 of the last
+# port back
+EJECT = ["o/w 0xcd0 0", "o/w 0xcc8 1"]
+
+
+def at_once(*commands):
+    """For the guest."""
+    return ["stop", *commands, "cont"]
+
+
+# With the interrupts that pciehp wants
+POWER_OFF, POWER_ON = 0x1739, 0x1139
+
+
+def set_slot(device, control):
+    """Slot Control of a root port: without power, there is no card."""
+    return [f"o/w 0xcf8 {0x8000006c + (device << 11):#x}", f"o/w 0xcfc {control:#x}"]
+
+
+HOTPLUG = [
+    # Rescan the bus, unplug and replug the neighbours
+    Scenario("disturb", SWITCH, options="--disturb", adopted=(1, 3, 0),
+             checks=[*checks.FULL, checks.disturbed]),
+    Scenario("disturb_iommu", SWITCH, options="--disturb", adopted=(1, 3, 0), iommu=True,
+             checks=[*checks.FULL, checks.disturbed]),
+    # By this policy a NIC changes its links when it is used; one of them is above both NICs.
+    # In any debug kernel lockdep complains about the order of pciehp's own locks
+    Scenario("hotplug_pciehp", EMPTY_SLOT, options="--hotplug 0000:04:00.0", on=DEMO,
+             next_append="pcie_aspm.policy=powersave", answers=PLUG_IN, qemu=NATIVE_HOTPLUG,
+             lines={(2, "0000:02:01.0: pciehp: .*Card present"): 1}, adopted=(1, 3, 0),
+             checks=[*checks.FULL, checks.disturbed]),
+    Scenario("hotplug_acpi", EMPTY_SLOT, options="--hotplug 0000:04:00.0", iommu=True,
+             next_append="pcie_aspm.policy=powersave", answers=PLUG_IN, lines={(2, "pciehp"): 0},
+             adopted=(1, 3, 0), checks=[*checks.FULL, checks.disturbed]),
+    Scenario("hotplug_added", EMPTY_SLOT, options="--hotadd 0000:04:00.0",
+             next_append="preserve=2",
+             answers={(1, "VMM: plug"): ["device_add qemu-xhci,id=new,bus=down1"]},
+             adopted=(2, 4, 0), checks=checks.FULL),
+    Scenario("hotplug_between", EMPTY_SLOT, adopted=(1, 3, 0), checks=checks.FULL, on=DEMO,
+             qemu=NATIVE_HOTPLUG,
+             answers={KEXEC: at_once("device_add qemu-xhci,id=new,bus=down1")},
+             lines={(2, r"pci 0000:04:00.0: \[1b36:000d\]"): 1}),
+    # Both ports of the switch lose their bus numbers. The preserved one's may not go to the
+    # other, which gets new ones. That the VMM misses 04:00.0 is because it counts NICs.
+    Scenario("lost_bridge", SWITCH, next_append="pci=assign-busses", on=BOTH,
+             answers={KEXEC: at_once("o/w 0xcf8 0x80020018", "o/w 0xcfc 0",
+                                     "o/w 0xcf8 0x80020818", "o/w 0xcfc 0")},
+             changes=("kernel 2 0000:02:00.0 xio3130-downstream: Primary Bus (0x18) 0x2 -> 0x0",
+                      "kernel 2 0000:02:00.0 xio3130-downstream: Secondary Bus (0x19) 0x3 -> 0x0",
+                      "kernel 2 0000:02:00.0 xio3130-downstream: Subordinate Bus (0x1a) 0x3 -> 0x0",
+                      # The kernel stops what it won't enumerate
+                      "kernel 2 0000:02:00.0 xio3130-downstream: Command (0x4) 0x107 -> 0x103"),
+             lost=("0000:02:00.0", "0000:03:00.0"), checks=[checks.trace, checks.functions],
+             lines={(2, "VMM: FAIL .* retrieve device: No such device"): 1,
+                    (2, r"0000:02:00.0: .*has lost its bus numbers \[bus 03-03\]"): 1,
+                    (2, r"0000:03:00.0 \[8086:10c9\] was preserved but is not there"): 1,
+                    (2, "0000:03:"): 1,
+                    (2, "bdf=0000:02:01.0 .*buses=02-04-04 "): 1,
+                    (2, "Unable to finish session"): 0}),
+    # Where the preserved NIC was there is another card
+    Scenario("other_card", [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], on=DEMO,
+             qemu=NATIVE_HOTPLUG,
+             answers={KEXEC: at_once(*set_slot(2, POWER_OFF),
+                                     "device_add e1000e,id=new,bus=root,romfile=",
+                                     *set_slot(2, POWER_ON))},
+             adopted=(0, 1, 0), checks=[],
+             lines={(2, r"0000:01:00.0: .* \[8086:10d3\] found instead of the preserved "
+                        r"\[8086:10c9\]"): 1,
+                    (2, "VMM: FAIL .* retrieve device: No such device"): 1,
+                    (2, "Unable to finish session"): 0}),
+]
+
+
+# ---- what a VMM can rely on: vfio.c ----
+
+# Neighbours, which a reset of the bus hits both
+NEIGHBOURS = ["pci-bridge,id=bridge,bus=pcie.0,addr=4.0,chassis_nr=1",
+              "igb,bus=bridge,addr=1.0,romfile=", "e1000e,bus=bridge,addr=2.0,romfile="]
+
+KINDS = [
+    "e1000,bus=pcie.0,addr=4.0,romfile=",                           # no FLR, no MSI
+    "igb,bus=pcie.0,addr=5.0,romfile={rom}",                        # option ROM
+    "pci-testdev,bus=pcie.0,addr=6.0,membar=1G,romfile=",           # BAR above 4 GiB
+    "igb,bus=pcie.0,addr=7.0,multifunction=on,romfile=", "igb,bus=pcie.0,addr=7.1,romfile=",
+]
+
+
+def vfio(name, devices, preserve=1, iommu=True, append="", test=None, **others):
+    """test: of vfio.c, if it has another name"""
+    return Scenario(name, list(devices), preserve, "vfio", f"--test {test or name}", iommu=iommu,
+                    append=f"vfio_iommu_type1.allow_unsafe_interrupts=1 {append}", limit=240,
+                    **{"on": BOTH, "checks": [], **others})
+
+
+VFIO = [
+    # Nobody can touch it, its user gets all back
+    vfio("waiting", NEIGHBOURS, adopted=(1, 1, 0),
+         lines={(1, "live update refused: its interrupts are enabled"): 1,
+                # Closed, and opened as any other
+                (2, "0000:01:01.0: reset done"): 2}),
+    # Attached when it is finished
+    vfio("late", igbs(1), adopted=(1, 1, 0)),
+    # The VMM dies at each step
+    vfio("killed", igbs(3), 3, adopted=(3, 3, 0)),
+    # Two VMMs, five live updates
+    vfio("several", igbs(8), 8, updates=5, ram=LARGE, adopted=(8, 8, 0)),
+    Scenario("packets", [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
+             adopted=(2, 0, 0), on=BOTH, limit=240, checks=checks.FULL),
+    # While it is preserved, by a host that asks for it
+    vfio("pulled", igbs(2), 2, answers={(1, "VMM: unplug"): ["device_del last"]},
+         adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1}),
+    # While it is preserved, without a word; the second time the kernel notices, and a kexec
+    # that waited for its removal would never come to an end
+    vfio("vanished", igbs(2), 2, answers={(1, "VMM: pull"): EJECT}, adopted=(1, 2, 1)),
+    vfio("surprise", igbs(2), 2, qemu=NATIVE_HOTPLUG, on=DEMO, test="pulled",
+         adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
+         answers={(1, "VMM: unplug"): at_once(*set_slot(5, POWER_OFF), *set_slot(5, POWER_ON))}),
+    # Between the kernels, or while it waits
+    vfio("gone", igbs(3), 3, adopted=(2, 3, 1),
+         answers={KEXEC: at_once(*EJECT)},
+         lines={(2, r"0000:03:00.0 \[8086:10c9\] was preserved but is not there"): 1,
+                (2, "0000:02:00.0: .*DMA stopped: removed before its live update"): 1}),
+    vfio("kinds", KINDS, 5, adopted=(5, 0, 0),
+         lines={(1, r"0000:00:06\.0: BAR 2 \[mem 0x[1-9a-f][0-9a-f]{8,}-"): 1,
+                # The firmware's place is in a hole of e820: no rescan finds it again
+                (2, "INIT: not ordinary 0000:00:06.0, see sizes"): 1}),
+    # The VMM of the documentation
+    vfio("minimal", igbs(1), adopted=(1, 1, 0)),
+    # An IOMMU in only one of both kernels
+    vfio("unprotected", igbs(1), next_append="intel_iommu=off",
+         lines={(2, "no IOMMU translates for it now"): 1}),
+    vfio("protected", igbs(1), iommu=False, next_append=vmtest.IOMMU,
+         lines={(2, "an IOMMU translates for it now"): 1,
+                (2, "DMA stopped: its file can't be retrieved"): 1}),
+    # Group, unbound, in low power, virtual functions, VGA
+    vfio("refused", [*igbs(1), "VGA,bus=pcie.0,addr=2.0,romfile=",
+                     "VGA,bus=pcie.0,addr=3.0,romfile="], updates=0,
+         lines={(1, "not preserved: a VGA device"): 1,
+                (1, "not preserved: virtual functions can't be"): 1,
+                (1, "not preserved: virtual functions are enabled"): 1,
+                (1, "live update refused: it is in low power"): 1}),
+    # The kernel's own, so many as on a kernel without all this. They fill gigabytes, and want
+    # some faults
+    Scenario("selftests", list(igbs(1)), program="selftests.sh", updates=0, iommu=True, on=DEMO,
+             append="vfio_iommu_type1.allow_unsafe_interrupts=1", ram=LARGE, limit=300,
+             selftests=True, checks=[],
+             lines={(1, "DMAR: .* fault addr"): None,
+                    **{(1, f"{name}: # Totals: {totals} error:0"): 1
+                       for name, totals in vmtest.SELFTESTS.items()}}),
+    # LUO's own, on a kernel with us
+    *(Scenario(name, [], program="luo.sh", options=name, preserve=0, on=BOTH, checks=[],
+               selftests=True, lines={(2, f"{name}: .*TEST PASSED"): 1})
+      for name in ("luo_kexec_simple", "luo_multi_session")),
+]
+
+
+# ---- a native driver: edu.c. It is a module in the demo kernel, built into the debug one ----
+
+FIRST, PORT, LAST, NIC = "0000:00:03.0", "0000:00:02.0", "0000:01:00.0", "0000:00:04.0"
+
+
+def edu(name, options="", on=DEMO, devices=(), **others):
+    defaults = {"watched": (FIRST, PORT, LAST), "intact": 2, "adopted": (2, 1, 0),
+                "checks": [checks.edu]}
+    return Scenario(f"edu_{name}",
+                    [*devices, "edu,bus=pcie.0,addr=3.0", f"{ROOT_PORT},bus=pcie.0",
+                     "edu,bus=root"],
+                    program="edu", options=options, on=on,
+                    **{**defaults, **others})
+
+
+def stop(bdf):
+    """A driver that can't take its device over gives its interrupt back; the kernel stops DMA."""
+    return rf"kernel 2 {bdf} edu: Command .* (0x507 -> 0x503|0x503 -> 0x103)"
+
+
+UNRETRIEVED = "its file can't be retrieved"
+GONE = {"adopted": (1, 0, 0), "watched": (FIRST,), "intact": 1}
+
+EDU = [
+    edu("taken_back", checks=[checks.edu, checks.still_computing]),
+    edu("taken_back_built_in", on=DEBUG),
+    edu("aborted", "--abort"),
+    # Preserved by old files, bound anew and preserved by another. LAST's port stays what it is,
+    # LAST doesn't
+    edu("outlived", "--outlive", watched=(FIRST, PORT), on=BOTH),
+    # Unbound, unloaded and bound before it is taken back
+    edu("rebound", "--rebind"),
+    # Not taken back at first
+    edu("forgotten", "--forget"),
+    # The first attempt fails because edu.c has enabled an interrupt of the igb
+    edu("together", on=BOTH, devices=["igb,bus=pcie.0,addr=4.0,romfile="],
+        watched=(FIRST, PORT, LAST, NIC), adopted=(3, 1, 0),
+        allowed=(rf"kernel 1 {NIC} igb: MSI-X Message Control ",
+                 rf"kernel 1 {NIC} igb: Command .* (0x6 -> 0x406|0x406 -> 0x6)")),
+    edu("removed_preserved", "--remove preserved", on=BOTH, **GONE),
+    edu("unbound_preserved", "--remove unbound", on=BOTH, **GONE),
+    # Removed, found again and preserved again
+    edu("replaced", "--outlive --replace", watched=(FIRST,), on=BOTH, answers=READ_TABLE,
+        table={FIRST: 1, PORT: 1, LAST: 1}, checks=[checks.edu, checks.table]),
+    edu("removed_incoming", "--remove incoming", on=BOTH, watched=(FIRST,), intact=1,
+        stopped={LAST: "removed before its live update was finished"}),
+    edu("unbound_incoming", "--remove forsaken", on=BOTH, intact=1, allowed=(stop(LAST),),
+        stopped={LAST: "its driver isn't bound"}),
+    edu("removed_retrieved", "--remove retrieved", on=BOTH, watched=(FIRST,)),
+    edu("unbound_retrieved", "--remove used", on=BOTH, watched=(FIRST,)),
+    # Changed by somebody before it is taken back
+    edu("damaged", "--remove damaged", intact=1, allowed=(stop(LAST),),
+        stopped={LAST: UNRETRIEVED}),
+    # Only the second kernel uses an IOMMU
+    edu("iommu_next", "--iommu 2", next_append="intel_iommu=on", intact=0,
+        allowed=(stop(FIRST), stop(LAST)), stopped={FIRST: UNRETRIEVED, LAST: UNRETRIEVED}),
+    edu("iommu_refused", "--iommu 1", append="intel_iommu=on", watched=(), intact=0,
+        adopted=None, updates=0, lines={(1, "VMM: refused .*what=preserve"): 2}),
+]
+
+
+# ---- what the first kernel tells the second is damaged on the way ----
+
+NOT_THERE = "DMA stopped: no driver has finished its live update"
+
+
+def damaged(name, how, says, error="No such device", quarantined=True, **others):
+    """The second kernel must say so once, stop the device before it does anything else to it,
+    keep bus numbers, refuse to give back the file, finish the session, and then do a live
+    update itself."""
+    lines = {(2, says): 1, (2, "table isn't used"): int(quarantined),
+             (2, "0000:03:00.0: liveupdate: DMA stopped"): 1,
+             (2, "Unable to finish session"): 0,
+             (2, f"VMM: FAIL .* retrieve device: {error}"): 1,
+             (3, "VMM: held bdf=0000:03:00.0"): 1, (3, "INIT: ordinary 0000:03:00.0"): 1}
+    return Scenario(name, list(switch("qemu-xhci", "qemu-xhci")), append="again=1",
+                    # By these bridges would get other bus numbers
+                    next_append="pci=assign-busses,hpbussize=4", updates=2, lines=lines,
+                    answers={KEXEC: [handover.damage(how)]},
+                    checks=[checks.bus_numbers] + [checks.quiesced] * quarantined,
+                    **{"on": DEMO, **others})
+
+
+STOPPED = "DMA stopped: its file can't be retrieved"
+
+DAMAGED = [
+    damaged("table_version", lambda given: given.put_in_table("I", 0, 99),
+            "it has version 99, this kernel reads version 1"),
+    damaged("table_address", lambda given: given.put("Q", given.flb, NOWHERE),
+            "no preserved memory at 0x200000000000"),
+    damaged("table_hole", lambda given: given.put("Q", given.flb, HOLE),
+            "no preserved memory at 0x3ffff000"),
+    damaged("table_chain", lambda given: given.put("Q", given.block, NOWHERE),
+            "its chain of blocks is broken"),
+    damaged("table_loop", lambda given: given.put("Q", given.block, given.block),
+            "its chain of blocks is broken", on=BOTH),
+    damaged("table_block", lambda given: given.put("Q", given.block + 8, 64),
+            "its chain of blocks is broken"),
+    damaged("table_count", lambda given: given.add("Q", given.table + 16, 1),
+            "it holds 4 records, not 5"),
+    damaged("table_record", lambda given: given.put("H", given.first_record() + 6, 0x8000),
+            "record of 0000:03:00.0: impossible flags"),
+    damaged("table_twice", handover.Handover.copy_record,
+            "record of 0000:03:00.0: two records for one device"),
+    damaged("file_flags", lambda given: given.put("H", given.device + 6, 0x8000),
+            STOPPED, "Operation not supported", quarantined=False),
+    damaged("file_size", lambda given: given.put("I", given.device + 8, 1 << 31),
+            STOPPED, "Invalid argument", quarantined=False),
+    damaged("file_state", lambda given: given.add("I", given.device + 8, -4),
+            STOPPED, "Invalid argument", quarantined=False, on=BOTH),
+    damaged("file_config", lambda given: given.put("I", given.device + 12, 1 << 31),
+            STOPPED, "Invalid argument", quarantined=False),
+    # It isn't known which device that was, before all files are finished
+    damaged("file_address", lambda given: given.put("Q", given.file, NOWHERE),
+            NOT_THERE, "Invalid argument", quarantined=False),
+    damaged("file_hole", lambda given: given.put("Q", given.file, HOLE),
+            NOT_THERE, "Invalid argument", quarantined=False),
+    damaged("file_device", lambda given: given.put("H", given.device + 4, 0x400),
+            NOT_THERE, quarantined=False),
+    damaged("file_bridge", lambda given: given.put("H", given.device + 4, 0x200),
+            NOT_THERE, quarantined=False),
+]
+
+
+# ---- everything else ----
+
+OTHERS = [
+    # More devices than there are allocations, and than fit into one block of the table. None
+    # has an interrupt: to route that when it is enabled, ACPI makes allocations, and uses
+    # memory that it has freed if one of these fails
+    Scenario("faults", [BRIDGE, *(f"pci-testdev,bus=bridge,addr={1 + number // 8}.{number % 8},"
+                                  "multifunction=on" for number in range(68))],
+             0, "faults", append="loglevel=6", limit=90, checks=[checks.faults]),
+    Scenario("stress", [*SWITCH[:4], DOWN.format(2, 4), DOWN.format(3, 5), f"{IGB0},bus=down0",
+                        "e1000,bus=down1,romfile=", "e1000,bus=down2,romfile="],
+             append='stress="30 0000:03:00.0 0000:04:00.0 0000:05:00.0 0000:06:00.0" loglevel=6',
+             limit=300, interval=0.04, checks=[checks.stress, checks.traffic],
+             answers={(1, "VMM: plug"): ["device_add e1000,id=new,bus=down3,romfile="],
+                      (1, "VMM: unplug"): ["device_del new"]},
+             lines={(1, "VMM: refused why="): 2, (1, "live update refused: "): 2,
+                    (2, "INIT: ordinary 0000:03:00.0"): 1}),
+    # The kernel isn't told to do live updates: vfio-pci is there all the same
+    Scenario("off", list(switch("qemu-xhci", "qemu-xhci")), append="liveupdate=off", updates=0,
+             on=DEMO, checks=[], lines={(1, "VMM: FAIL /dev/liveupdate open: No such"): 1,
+                                        (1, "taint for vfio-noiommu cdev"): 2}),
+    *(Scenario(name, [], program="ls", updates=0, leaks=False, limit=120, checks=[checks.kunit],
+               append="kunit.autorun=1 kunit.filter_glob=pci_liveupdate "
+                      f"pci_liveupdate_kunit.{parameters}")
+      for name, parameters in (
+          ("kunit", "tables=100000"),
+          # The table that bench.py compares ours with does all that ours does
+          ("kunit_yardstick", "yardstick=1 pci_liveupdate_kunit.tables=100"))),
+    # A test that can't fail is no test
+    Scenario("forgotten_nic", SWITCH, options="--forget", on=DEMO,
+             checks=[checks.trace, checks.traffic],
+             problems=("retrieve device: No such file", r"\b\d{2,} of \d+ packets were lost",
+                       r"^kernel 2 0000:03:00.0 igb: Command .*7 -> 0x\w*3$",
+                       # And whatever else befalls an ordinary device and its bridges
+                       "^kernel [12] 0000:0|were received meanwhile|that all was done")),
+]
+
+# The longest first, so that none of them runs alone in the end
+ALL = [*reversed(OTHERS), *VFIO, *SEQUENCES, *HOTPLUG, *EDU, *topologies(), *DAMAGED]
