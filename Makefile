@@ -3,11 +3,13 @@
 # The front door. Each target is a script below scripts/, which says more.
 
 # To the scripts, wherever they were given
-export CONFIG KERNEL
+export CONFIG KERNEL T V
 
 help:
 	@echo 'make demo                     replace the kernel under a running NIC, in QEMU'
 	@echo 'make check                    all tests'
+	@echo 'make check T=PATTERN [V=1]    only these scenarios: T="hotplug*"; V=1 shows their consoles'
+	@echo 'make check-the-checks         break the kernel in many ways: each must be noticed'
 	@echo 'make coverage                 which lines of ours the tests reach, on a kernel of its own'
 	@echo 'make bench                    how fast it is: table, boot, blackout; plot in out/bench.svg'
 	@echo 'make lint                     what the kernel'\''s and Debian'\''s checkers say'
@@ -36,11 +38,14 @@ demo: kernel
 check: install
 	@scripts/check.sh
 
+check-the-checks: install
+	@scripts/check-the-checks.sh
+
 coverage: install
 	@scripts/coverage.sh
 
 bench: install
-	@for config in bench orig demo; do CONFIG=$$config scripts/kernel.sh || exit; done
+	@for config in bench plain demo; do CONFIG=$$config scripts/kernel.sh || exit; done
 	@scripts/bench.py
 
 lint: install
@@ -55,10 +60,12 @@ rebase-check: install
 
 series: install
 	@scripts/series.sh
+
 clean:
 	@[ ! -d out ] || find out -mindepth 1 -maxdepth 1 ! -name 'linux*' -exec rm -rf {} +
 
 distclean:
 	@rm -rf out
 
-.PHONY: help install tree kernel demo check coverage bench lint check-bisect series rebase-check clean distclean
+.PHONY: help install tree kernel demo check check-the-checks coverage bench lint check-bisect \
+	series rebase-check clean distclean

@@ -1,0 +1,128 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Do the tests notice when the kernel breaks a promise? Each breakage is a line that is
+# changed in a scratch tree; a scenario must find it wrong, and say so in these words.
+#
+#	scripts/check-the-checks.sh [PATTERN]	only breakages with names like this
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+broken=$out/linux.broken
+run=$top/tools/testing/selftests/pci_liveupdate/run.py
+core=drivers/pci/liveupdate.c
+vfio=drivers/vfio/pci/vfio_pci_liveupdate.c
+pattern=${1:-*}
+n=0
+failed=0
+
+# within FUNCTION COMMAND: sed's command, only for that function of this file
+within()
+{
+	echo "/^[a-z].*\\b$1\\(/,/^}/{ $2 }"
+}
+
+build_and_run()	# SCENARIO LOG
+{
+	CONFIG=broken "$top/scripts/kernel.sh" >"$2" 2>&1 || die "the scratch tree doesn't build"
+	"$run" --config broken "$1" >>"$2" 2>&1
+}
+
+# breakage NAME FILE SED SCENARIO WORDS: the scenario must fail, and have a line that matches
+# these words
+breakage()
+{
+	local name=$1 file=$2 log=$out/broken/${1// /-}.log result="not ok"
+
+	# shellcheck disable=SC2254 # it is a pattern
+	case $name in
+	$pattern) ;;
+	*) return ;;
+	esac
+	n=$((n + 1))
+	sed -i -E "$3" "$broken/$file"
+	if cmp -s "$linux/$file" "$broken/$file"; then
+		echo "# nothing to break in $file"
+	elif build_and_run "$4" "$log"; then
+		echo "# $4 has passed"
+	elif ! grep -E "^# wrong: .*($5)" "$log"; then
+		grep '^# wrong: ' "$log" || tail -n 5 "$log" | sed 's/^/# /'
+	else
+		result=ok
+	fi
+	# With a new time, so that it is built anew
+	cp "$linux/$file" "$broken/$file"
+	[ "$result" = ok ] || failed=1
+	echo "$result $n - $name: $4"
+}
+
+"$top/scripts/tree.sh"
+mkdir -p "$out/broken"
+lock "$out/broken"
+rsync -rlpc --delete "$linux/" "$broken/"
+echo "KTAP version 1"
+
+breakage "outgoing devices are shut down" $core \
+	"$(within pci_liveupdate_keep_running 's/&& dev->liveupdate.outgoing/\&\& false/')" \
+	root_port "gave up waiting for the last packet"
+breakage "nothing is adopted" $core \
+	"$(within pci_incoming_adopt 's/if \(!rec\)/if (true)/')" \
+	root_port "No such device"
+breakage "BARs are sized" $core \
+	"$(within pci_liveupdate_bar_masks 's/pci_liveupdate_is_incoming\(dev\)/false/')" \
+	root_port "BAR 0 .*-> 0xffff"
+breakage "windows are probed" $core \
+	"$(within pci_liveupdate_bridge_windows 's/pci_liveupdate_is_incoming\(bridge\)/false/')" \
+	switch_one_nic "Prefetchable Base Upper 32 Bits .*-> 0xffffffff"
+breakage "buses are renumbered" $core \
+	"$(within pci_liveupdate_keep_bus_numbers 's/return true/return false/')" \
+	switch_two_nics_renumber "(Secondary|Subordinate) Bus .*->"
+breakage "MSI is turned off" $core \
+	"$(within pci_liveupdate_keep_msi 's/pci_liveupdate_is_incoming\(dev\)/false/')" \
+	root_port "MSI.* Message Control .*->"
+breakage "services stay away" $core \
+	"$(within pci_restart_bridge_locked 's/pcie_portdrv_start_services\(dev\);//')" \
+	root_port "services of ports were not started again"
+breakage "any driver binds" $core \
+	"$(within pci_incoming_set_driver 's/err = device_set.*/err = 0;/')" \
+	root_port "No such device|isn't bound"
+breakage "bridges stay pinned" $core \
+	"$(within pci_outgoing_put_path 's/dev = pci_upstream_bridge\(dev\)/dev = NULL/')" \
+	slot_reused "the table was"
+breakage "a removed device stays in the table" $core \
+	"$(within pci_outgoing_forget 's/kexec_in_progress/true/')" \
+	edu_removed_preserved "kernel 2 has 0 lines with 'liveupdate: adopted 1 devices"
+breakage "another card is adopted" $core \
+	"$(within pci_incoming_adopt 's/rec->device != dev->device/false/')" \
+	other_card "lines with"
+breakage "a missing device is not reported" $core \
+	"$(within pci_incoming_report 's/if \(xa_get_mark.*\)/if (true)/; s/pr_warn\(/pr_debug(/')" \
+	vanished "lines with"
+breakage "no DMA is stopped" $core \
+	"$(within pci_quiesce 's/pci_clear_master\(dev\);//')" \
+	table_version "no change of the device|before it was stopped"
+breakage "the table's head is not freed" $core \
+	"$(within pci_flb_unpreserve 's/kho_unpreserve_free\(out->ser\);//')" \
+	memory "KHO preserves"
+breakage "the table's blocks are not freed" $core \
+	"$(within pci_incoming_free 's/kho_block_set_destroy.*//')" \
+	memory "of the table isn't free"
+breakage "interrupts go into the kexec" $vfio \
+	"$(within vfio_pci_cannot_freeze 's/vdev->irq_type != VFIO_PCI_NUM_IRQS/false/')" \
+	waiting "kexec with interrupts"
+breakage "files stay frozen" $vfio \
+	"$(within vfio_pci_unfreeze 's/WRITE_ONCE.*//')" \
+	waiting "unfrozen|Device or resource busy|ended while we waited|all was done"
+breakage "the state at first open is lost" $vfio \
+	"$(within vfio_pci_read_state 's/!ser->state_size/true/')" \
+	waiting "isn't what it was at first"
+breakage "DMA goes on without translation" $vfio \
+	"$(within vfio_pci_pause_dma 's/pci_clear_master\(pdev\);//')" \
+	switch_one_nic_iommu "didn't pause"
+breakage "enumeration looks once more" drivers/pci/probe.c \
+	"$(within pci_setup_device 's/pci_liveupdate_setup_device\(dev\);/& { u16 w; pci_read_config_word(dev, PCI_STATUS, \&w); }/')" \
+	like_plain "without us"
+
+echo "1..$n"
+exit $failed
