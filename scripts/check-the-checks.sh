@@ -110,16 +110,16 @@ breakage "the table's blocks are not freed" $core \
 	memory "of the table isn't free"
 breakage "interrupts go into the kexec" $vfio \
 	"$(within vfio_pci_cannot_freeze 's/vdev->irq_type != VFIO_PCI_NUM_IRQS/false/')" \
-	waiting "kexec with interrupts"
+	waiting "0 lines with 'live update refused: its interrupts"
 breakage "files stay frozen" $vfio \
 	"$(within vfio_pci_unfreeze 's/WRITE_ONCE.*//')" \
-	waiting "unfrozen|Device or resource busy|ended while we waited|all was done"
-breakage "the state at first open is lost" $vfio \
-	"$(within vfio_pci_read_state 's/!ser->state_size/true/')" \
-	waiting "isn't what it was at first"
+	waiting "nobody has said that all was done"
+breakage "virtual registers are lost" $vfio \
+	"$(within vfio_pci_freeze 's/memcpy\(ser->data.*//')" \
+	waiting "has interrupt line"
 breakage "DMA goes on without translation" $vfio \
 	"$(within vfio_pci_pause_dma 's/pci_clear_master\(pdev\);//')" \
-	switch_one_nic_iommu "didn't pause"
+	switch_one_nic_iommu "gave up waiting for the last packet"
 breakage "enumeration looks once more" drivers/pci/probe.c \
 	"$(within pci_setup_device 's/pci_liveupdate_setup_device\(dev\);/& { u16 w; pci_read_config_word(dev, PCI_STATUS, \&w); }/')" \
 	like_plain "without us"

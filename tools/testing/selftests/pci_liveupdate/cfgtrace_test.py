@@ -59,7 +59,7 @@ def read(*parts):
 def changes(window, before=ENDPOINT, bdf="0000:03:00.0", time=KEXEC):
     """What the checker says about these accesses in the window, without the function."""
     accesses = read(lines(before, START - 1), lines(window, time))
-    found = cfgtrace.changes(accesses, [bdf], START, 3000, KEXEC)
+    found = cfgtrace.changes(accesses, [bdf], START, 3000, [KEXEC])
     return [str(change).partition(": ")[2] for change in found]
 
 
@@ -138,7 +138,7 @@ class Changes(unittest.TestCase):
     def test_planted(self):
         accesses = read(lines(ENDPOINT, START - 1), lines("a8 <- 2910", 1500),
                         lines("4 <- 103", 2500))
-        first, second = cfgtrace.changes(accesses, ["0000:03:00.0"], START, 3000, KEXEC)
+        first, second = cfgtrace.changes(accesses, ["0000:03:00.0"], START, 3000, [KEXEC])
         self.assertEqual(first, cfgtrace.Change(
             1500, 1, "0000:03:00.0", "igb", "PCIe Device Control", 0xa8, 0x2810, 0x2910, False))
         self.assertEqual(str(first), "kernel 1 0000:03:00.0 igb: "
@@ -166,9 +166,9 @@ class Changes(unittest.TestCase):
     def test_outside(self):
         accesses = read(lines(ENDPOINT, 1), lines(ENDPOINT, 2, "04:00.0"), lines("4 <- 0", 500),
                         lines("4 <- 0", 1500, "04:00.0"), lines("4 <- 7", 3500))
-        self.assertEqual(cfgtrace.changes(accesses, ["0000:03:00.0"], START, 3000, KEXEC), [])
+        self.assertEqual(cfgtrace.changes(accesses, ["0000:03:00.0"], START, 3000, [KEXEC]), [])
         self.assertEqual(
-            len(cfgtrace.changes(accesses, ["0000:03:00.0", "0000:04:00.0"], 0, 4000, KEXEC)), 3)
+            len(cfgtrace.changes(accesses, ["0000:03:00.0", "0000:04:00.0"], 0, 4000, [KEXEC])), 3)
 
     def test_order(self):
         accesses = read(lines(ENDPOINT, 1), lines(ENDPOINT, 1, "04:00.0"), lines("4 <- 0", 1500),
@@ -304,14 +304,14 @@ class Drift(unittest.TestCase):
 
     def test_gone(self):
         accesses = read(lines(ENDPOINT, 1), lines("0 -> ffffffff", 1500, name="empty"))
-        vendor, device = cfgtrace.changes(accesses, ["0000:03:00.0"], START, 3000, KEXEC)
+        vendor, device = cfgtrace.changes(accesses, ["0000:03:00.0"], START, 3000, [KEXEC])
         self.assertEqual(str(vendor), "kernel 1 0000:03:00.0 empty: Vendor ID (0x0) "
                                       "0x8086 -> 0xffff" + HARDWARE)
         self.assertTrue(device.drift)
 
     def test_writes_that_reach_nobody(self):
         accesses = read(lines(ENDPOINT, 1), lines("4 <- 0", 1500, name="empty"))
-        self.assertEqual(cfgtrace.changes(accesses, ["0000:03:00.0"], START, 3000, KEXEC), [])
+        self.assertEqual(cfgtrace.changes(accesses, ["0000:03:00.0"], START, 3000, [KEXEC]), [])
 
     def test_only_after_the_value_was_seen(self):
         self.assertEqual(changes("4 <- 507, 4 -> 507, 4 -> 107"), [

@@ -80,7 +80,7 @@ def try_to_judge(run, check):
 
 def judge(run, stopped):
     if stopped and not run.scenario.problems:
-        return [stopped, *checks.complaints(run)]
+        return [stopped, *checks.lines(run), *checks.complaints(run)]
     return [stopped] * bool(stopped) + [
         problem for check in (*checks.ALWAYS, *run.scenario.checks)
         for problem in try_to_judge(run, check)]

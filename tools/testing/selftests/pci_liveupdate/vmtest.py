@@ -139,7 +139,7 @@ class Wire:
         self.sent.append(now)
         try:
             self.socket.send(frame(number))
-        except (BlockingIOError, ConnectionRefusedError):   # full, or switched off
+        except OSError:         # full, or switched off
             pass
 
     def send_last(self, now):
@@ -148,7 +148,7 @@ class Wire:
             self.socket.send(frame(len(self.sent), last=True))
             self.sent.append(now)
             self.ending = False
-        except (BlockingIOError, ConnectionRefusedError):
+        except OSError:
             pass
 
     def look(self, now):
