@@ -78,7 +78,6 @@ class Scenario:
 
 # ---- devices ----
 
-XHCI = "qemu-xhci,bus={}"
 DOWN = "xio3130-downstream,id=down{0},bus=up,addr={0:x}.0,chassis={1}"
 EMPTY_SLOT = SWITCH[:5]     # nothing is in the last port
 BRIDGE = "pci-bridge,id=bridge,bus=pcie.0,addr=2.0,chassis_nr=1"
@@ -196,7 +195,7 @@ SEQUENCES = [
              lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}),
     Scenario("no_session", SWITCH, **WITHOUT_SESSION,
              lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}),
-    Scenario("slot_reused", list(switch(IGB0, f"{IGB1}", "qemu-xhci")), 2, options="--swap",
+    Scenario("slot_reused", list(switch(IGB0, IGB1, "qemu-xhci")), 2, options="--swap",
              answers=READ_TABLE, adopted=(2, 4, 0),
              checks=[checks.trace, checks.functions, checks.devices, checks.traffic,
                      checks.table]),
