@@ -17,8 +17,9 @@ selftest=$top/tools/testing/selftests/pci_liveupdate
 # does and doesn't say why. Its last line isn't ours.
 suite()
 {
-	local log=$out/check.suite status=0 planned results
+	local log status=0 planned results
 
+	log=$out/check.$(basename "$1" .sh)
 	echo "# $1"
 	"$@" | sed -uE 's/^[0-9]+ passed, .*/# &/' | tee "$log" || status=$?
 	planned=$(sed -n 's/^1\.\.//p' "$log" | tail -n 1)
@@ -63,9 +64,12 @@ all()
 	run "live update of a NIC" "$top/scripts/demo.py"
 	run "the checker of config space traces" python3 -B "$selftest/cfgtrace_test.py"
 	scenarios
+	# Each alone keeps only one core busy
+	suite "$top/scripts/lint.sh" >"$out/check.background" 2>&1 &
 	suite "$top/scripts/build-matrix.sh"
 	run "PCI_LIVEUPDATE=n changes no object" "$top/scripts/off.sh"
-	suite "$top/scripts/lint.sh"
+	wait
+	cat "$out/check.background"
 }
 
 start=$SECONDS
