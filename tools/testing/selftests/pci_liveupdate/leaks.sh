@@ -8,18 +8,9 @@
 leaks=/sys/kernel/debug/kmemleak
 [ -e $leaks ] || exit 0
 
-uptime()
-{
-	read -r seconds _ </proc/uptime
-	echo "${seconds%.*}"
-}
-
 echo "INIT: looking for leaks"
-start=$(uptime)
 echo scan >$leaks
-while [ "$(uptime)" -lt $((start + 6)) ]; do
-	sleep 0.2
-done
+sleep 5
 echo scan >$leaks
 while read -r line; do
 	echo "$line"

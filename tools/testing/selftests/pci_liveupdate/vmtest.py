@@ -70,12 +70,15 @@ FATAL = "VMM: FAIL|Kernel panic"
 
 # On a loaded machine TCG sometimes loses a one-shot timer interrupt, in any kernel:
 # all CPUs then idle for ever. A periodic tick comes again. At boot, too few of them make
-# Linux panic ("IO-APIC + timer doesn't work").
-TICK = "nohz=off highres=off no_timer_check"
+# Linux panic ("IO-APIC + timer doesn't work"), or count its loops for seconds.
+TICK = "nohz=off highres=off no_timer_check lpj=26000000"
 
 # With a thread for each CPU, QEMU 10.0 now and then loses the end of an interrupt: no other
 # one comes then, not even the tick. Or it fails an assertion while a BAR is disabled.
-ACCEL = "tcg,thread=single"
+# Each write to what was code of the kernel before takes long, until the translations of
+# that are thrown away: all are, as soon as the buffer is full, which is too small for two
+# kernels.
+ACCEL = "tcg,thread=single,tb-size=48"
 
 
 # QEMU's doesn't remap interrupts, unless told to
