@@ -19,7 +19,7 @@ suite()
 {
 	local log status=0 planned results
 
-	log=$out/check.$(basename "$1" .sh)
+	log=$out/check.$(basename "${1%.*}").log
 	echo "# $1"
 	"$@" | sed -uE 's/^[0-9]+ passed, .*/# &/' | tee "$log" || status=$?
 	planned=$(sed -n 's/^1\.\.//p' "$log" | tail -n 1)
@@ -64,12 +64,12 @@ all()
 	run "live update of a NIC" "$top/scripts/demo.py"
 	run "the checker of config space traces" python3 -B "$selftest/cfgtrace_test.py"
 	scenarios
-	# Each alone keeps only one core busy
-	suite "$top/scripts/lint.sh" >"$out/check.background" 2>&1 &
+	# At the same time, as configuring, linking and checkpatch keep one core busy
+	suite "$top/scripts/lint.sh" >"$out/check.background.log" 2>&1 &
 	suite "$top/scripts/build-matrix.sh"
 	run "PCI_LIVEUPDATE=n changes no object" "$top/scripts/off.sh"
-	wait
-	cat "$out/check.background"
+	wait $! || echo "not ok - lint.sh has ended with status $?"
+	cat "$out/check.background.log"
 }
 
 start=$SECONDS
