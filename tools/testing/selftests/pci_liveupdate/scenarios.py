@@ -12,7 +12,7 @@ from vmtest import E1000E, IGB0, IGB1, ROOT_PORT, SWITCH
 # For several kernels in one initramfs, as KHO's scratch is as large, or for a gigabyte of DMA
 LARGE = 2 * vmtest.RAM
 
-# What has another kernel's bugs to show, or no new code to run, isn't for the debug kernel
+# The debug kernel is for all but what has no new code to run, or shows bugs of others there
 DEMO, DEBUG = ("demo",), ("debug",)
 
 
@@ -42,8 +42,8 @@ class Scenario:
     changes: tuple = ()             # in config space that there must be, in cfgtrace's words
     lost: tuple = ()                # preserved functions that the second kernel can't use
     selftests: bool = False         # the kernel's own are there, too
-    # Have kmemleak look for lost memory. That takes as long as all the rest: not where memory
-    # goes the same ways as in another scenario
+    # Have kmemleak look for lost memory, which doubles the time: not where memory goes the
+    # same ways as in another scenario
     leaks: bool = True
     problems: tuple = ()            # patterns of what must be found wrong: a test of the checks
     # Another machine to compare with: what is different there
@@ -180,8 +180,7 @@ def topologies():
             # One by one if somebody wants to
             for slug, option in OPTIONS.items():
                 yield Scenario(f"{name}{'_iommu' * iommu}_{slug}", devices, preserve,
-                               next_append=option, adopted=adopted, iommu=iommu,
-                               on=(),
+                               next_append=option, adopted=adopted, iommu=iommu, on=(),
                                checks=checks.FULL)
 
 
@@ -427,7 +426,7 @@ EDU = [
     # Not taken back at first
     edu("forgotten", "--forget"),
     # The first attempt fails because edu.c has enabled an interrupt of the igb
-    edu("together", on=DEBUG, leaks=False, devices=["igb,bus=pcie.0,addr=4.0,romfile="],
+    edu("together", on=DEBUG, devices=["igb,bus=pcie.0,addr=4.0,romfile="],
         watched=(FIRST, PORT, LAST, NIC), adopted=(3, 1, 0),
         allowed=(rf"kernel 1 {NIC} igb: MSI-X Message Control ",
                  rf"kernel 1 {NIC} igb: Command .* (0x6 -> 0x406|0x406 -> 0x6)")),
@@ -438,8 +437,8 @@ EDU = [
         table={FIRST: 1, PORT: 1, LAST: 1}, checks=[checks.edu, checks.table]),
     edu("removed_incoming", "--remove incoming", on=DEBUG, watched=(FIRST,), intact=1,
         stopped={LAST: "removed before its live update was finished"}),
-    edu("unbound_incoming", "--remove forsaken", on=DEBUG, leaks=False, intact=1,
-        allowed=(stop(LAST),), stopped={LAST: "its driver isn't bound"}),
+    edu("unbound_incoming", "--remove forsaken", on=DEBUG, intact=1, allowed=(stop(LAST),),
+        stopped={LAST: "its driver isn't bound"}),
     edu("removed_retrieved", "--remove retrieved", on=DEBUG, watched=(FIRST,)),
     edu("unbound_retrieved", "--remove used", on=DEBUG, leaks=False, watched=(FIRST,)),
     # Changed by somebody before it is taken back
@@ -487,7 +486,7 @@ DAMAGED = [
     damaged("table_chain", lambda given: given.put("Q", given.block, NOWHERE),
             "its chain of blocks is broken"),
     damaged("table_loop", lambda given: given.put("Q", given.block, given.block),
-            "its chain of blocks is broken", on=DEBUG),
+            "its chain of blocks is broken", on=DEBUG, leaks=False),
     damaged("table_block", lambda given: given.put("Q", given.block + 8, 64),
             "its chain of blocks is broken"),
     damaged("table_count", lambda given: given.add("Q", given.table + 16, 1),
@@ -501,7 +500,7 @@ DAMAGED = [
     damaged("file_size", lambda given: given.put("I", given.device + 8, 1 << 31),
             STOPPED, "Invalid argument", quarantined=False),
     damaged("file_state", lambda given: given.add("I", given.device + 8, -4),
-            STOPPED, "Invalid argument", quarantined=False, on=DEBUG, leaks=False),
+            STOPPED, "Invalid argument", quarantined=False, on=DEBUG),
     damaged("file_config", lambda given: given.put("I", given.device + 12, 1 << 31),
             STOPPED, "Invalid argument", quarantined=False),
     # It isn't known which device that was, before all files are finished
@@ -553,5 +552,5 @@ OTHERS = [
                        "^kernel [12] 0000:0|were received meanwhile|that all was done")),
 ]
 
-# The longest first, so that none of them runs alone in the end
+# What takes long comes first, so that it doesn't run alone in the end
 ALL = [*reversed(OTHERS), *VFIO, *SEQUENCES, *HOTPLUG, *EDU, *DAMAGED, *topologies()]
