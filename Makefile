@@ -3,28 +3,36 @@
 # The front door. Each target is a script below scripts/, which says more.
 
 # To the scripts, wherever they were given
-export CONFIG KERNEL T V
+export CONFIG KERNEL QEMU SUITE T V
 
 help:
 	@echo 'make demo                     replace the kernel under a running NIC, in QEMU'
-	@echo 'make check                    all tests'
+	@echo '                              (7 minutes the first time)'
+	@echo 'make check                    all tests (35 minutes the first time, then 12)'
 	@echo 'make check T=PATTERN [V=1]    only these scenarios: T="hotplug*"; V=1 shows their consoles'
-	@echo 'make check-the-checks         break the kernel in many ways: each must be noticed'
+	@echo 'make check-bare               both in a new Debian, as root: SUITE=bookworm or trixie'
+	@echo '                              (45 minutes the first time, then 25)'
+	@echo 'make check-the-checks         break the kernel in many ways: each must be noticed (40 minutes)'
 	@echo 'make coverage                 which lines of ours the tests reach, on a kernel of its own'
+	@echo '                              (20 minutes)'
 	@echo 'make bench                    how fast it is: table, boot, blackout; plot in out/bench.svg'
-	@echo 'make lint                     what the kernel'\''s and Debian'\''s checkers say'
+	@echo '                              (10 minutes)'
+	@echo 'make lint                     what the kernel'\''s and Debian'\''s checkers say (3 minutes)'
 	@echo 'make check-bisect             build after each patch of the series (an hour)'
 	@echo 'make series                   the series as it is mailed: out/series'
 	@echo 'make rebase-check KERNEL=...  which of patches/ don'\''t apply to another tree'
 	@echo 'make kernel [CONFIG=debug]    only build the kernel: out/build-demo, out/build-debug'
+	@echo '                              (4 to 7 minutes the first time)'
 	@echo 'make tree                     only the source, with our changes: out/linux'
 	@echo 'make clean                    remove what was built, keep out/linux'
 	@echo 'make distclean                remove all of out/'
 	@echo
 	@echo 'KERNEL=/path/to/linux         any target: use this Linux source, not Debian'\''s'
+	@echo 'QEMU=/path/to/qemu            any target: use this QEMU, not Debian'\''s newest'
 
 install:
 	@scripts/install.sh
+	@scripts/qemu.sh
 
 tree: install
 	@scripts/tree.sh
@@ -37,6 +45,10 @@ demo: kernel
 
 check: install
 	@scripts/check.sh
+
+check-bare:
+	@scripts/install.sh debootstrap
+	@scripts/bare.sh
 
 check-the-checks: install
 	@scripts/check-the-checks.sh
@@ -67,5 +79,5 @@ clean:
 distclean:
 	@rm -rf out
 
-.PHONY: help install tree kernel demo check check-the-checks coverage bench lint check-bisect \
-	series rebase-check clean distclean
+.PHONY: help install tree kernel demo check check-bare check-the-checks coverage bench lint \
+	check-bisect series rebase-check clean distclean

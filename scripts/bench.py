@@ -55,7 +55,7 @@ def kunit(name, options):
               " pci_liveupdate_bench.run=1 kunit_shutdown=reboot")
     with open(log, "w") as file:
         subprocess.run(
-            ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+            [vmtest.QEMU, "-nodefaults", "-no-user-config", "-display", "none",
              "-machine", "q35", "-accel", vmtest.ACCEL, "-m", "2048", "-serial", "stdio",
              "-no-reboot", "-kernel", f"{OUT}/build-bench/arch/x86/boot/bzImage",
              "-append", append, *options],

@@ -62,6 +62,35 @@ debian_sources()
 	}'
 }
 
+# private_apt DIR SUITES...: sets $apt: apt-get's options for those suites, with lists, cache
+# and state below DIR. The system's apt never hears of these suites, and nothing counts as
+# installed. Needs no root.
+private_apt()
+{
+	local dir=$1 suite
+
+	shift
+	rm -rf "$dir"
+	mkdir -p "$dir"/state/lists/partial "$dir"/cache/archives/partial
+	for suite; do
+		debian_sources "$suite"
+	done >"$dir/sources.list"
+	: >"$dir/status"
+	# A mirror that lags behind will do: what we take from it is signed
+	apt=(-qq
+		-o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
+		-o Dir::State="$dir/state" -o Dir::State::status="$dir/status"
+		-o Dir::Cache="$dir/cache" -o APT::Sandbox::User="$(id -un)"
+		-o Acquire::Check-Valid-Until=false)
+	apt-get "${apt[@]}" update >>"$dir/log" 2>&1 || true	# the suites that are there will do
+}
+
+# Why apt couldn't, from its log: in one line
+apt_error()
+{
+	grep -m 1 '^E: ' "$1" || tail -n 1 "$1"
+}
+
 # Our own files, by their in-tree paths, edited and new ones included. Outside of
 # git (an unpacked archive of the repository) everything below these directories.
 our_files()
@@ -113,11 +142,13 @@ patched_config()
 # shellcheck disable=SC2034 # for those who source this
 sparse_flags=-D__typeof_unqual__=__typeof__
 
-# findings DIR: what compiler and sparse have said. sparse 0.6.4 takes no string for
-# constant, and says so about each MODULE_*().
+# sparse 0.6.4 takes no string for constant, and says so about each MODULE_*()
+not_a_finding='error: bad constant expression'
+
+# findings DIR: what compiler and sparse have said
 findings()
 {
-	grep -E '(warning|error): ' "$1/build.log" | grep -v 'error: bad constant expression$' || true
+	grep -E '(warning|error): ' "$1/build.log" | grep -v "$not_a_finding\$" || true
 }
 
 # kmake DIR TARGETS...: make in $linux for the build directory DIR. With time,
@@ -159,7 +190,7 @@ configure()
 			"$linux/arch/x86/configs/tiny.config" "$@" &&
 		mv "$dir/.config" "$dir/allno.config" &&
 		KCONFIG_ALLCONFIG=$dir/allno.config kmake "$dir" allnoconfig
-	) >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "can't configure; see $log"; }
+	) >"$log" 2>&1 || die "can't configure $dir:" "$(tail -n 1 "$log")" "all of it: $log"
 
 	missing=$(cat "$@" | awk '
 		match($0, /^CONFIG_[A-Z0-9_]+=/) { want[substr($0, 1, RLENGTH - 1)] = $0 }
@@ -176,26 +207,30 @@ configure()
 }
 
 # build DIR TARGETS...: shows progress every 20 seconds and whatever isn't kbuild's
-# usual chatter: warnings and errors. Everything is in DIR/build.log.
+# usual chatter: warnings and errors. Everything is in DIR/build.log. How many steps a
+# whole build takes is known from the last one.
 build()
 {
-	local dir=$1 name log=$1/build.log start=$SECONDS next=$((SECONDS + 20)) n=0 line
+	local dir=$1 name log=$1/build.log start=$SECONDS next=$((SECONDS + 20)) n=0 line total=
 
 	shift
 	name=$(basename "$dir")
 	say "building $name"
+	[ -e "$dir/.built" ] || total=$(cat "$cache/steps-$name" 2>/dev/null || true)
 	kmake "$dir" --no-print-directory -j"$(nproc)" "$@" 2>&1 | tee "$log" | {
 		while IFS= read -r line; do
 			case $line in
 			"  "[A-Z]*) n=$((n + 1)) ;;
-			make*directory* | "Kernel: "*) ;;
+			make*directory* | "Kernel: "* | *"$not_a_finding") ;;
 			*) printf '%s\n' "$line" ;;
 			esac
 			[ $SECONDS -lt $next ] || {
-				say "$name: $n steps in $((SECONDS - start)) s"
+				say "$name: $n${total:+ of some $total} steps in $((SECONDS - start)) s"
 				next=$((SECONDS + 20))
 			}
 		done
 		say "$name: $n steps in $((SECONDS - start)) s"
+		[ -e "$dir/.built" ] || echo "$n" >"$cache/steps-$name"
 	} || die "$name: build failed; everything is in $log"
+	touch "$dir/.built"
 }

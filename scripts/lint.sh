@@ -47,10 +47,10 @@ kernel_doc()
 	sources | xargs tools/docs/kernel-doc -none -Wall -Werror
 }
 
-# The words are names: "ser" is serialized data in all of Live Update, HDA a bus
+# The words are names: "ser" is serialized data in all of Live Update, HDA a bus, AER an error
 spelling()
 {
-	local names=(--ignore-words-list "ser,hda") failed=0
+	local names=(--ignore-words-list "ser,hda,aer") failed=0
 
 	cd "$top"
 	{ our_files; tooling; } | xargs codespell "${names[@]}" || failed=1

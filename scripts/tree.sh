@@ -20,39 +20,31 @@ export QUILT_PATCHES=patches QUILT_SERIES=series QUILT_PC=.pc
 
 # ---- the source ----
 
-# Download the package from the first suite that has it. The lists are private:
-# the system's apt never hears of these suites and can't install from them.
+# Download the package from the first suite that has it
 fetch()
 {
-	local dir=$cache/fetch suite version
-	local apt=(-qq
-		-o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
-		-o Dir::State="$dir/state" -o Dir::State::status=/dev/null -o Dir::Cache="$dir/cache"
-		-o APT::Sandbox::User=root
-		# A mirror that lags behind will do: what we take from it is signed
-		-o Acquire::Check-Valid-Until=false)
+	local dir=$cache/fetch log=$cache/fetch.log suite version
 
-	rm -rf "$dir"
-	mkdir -p "$dir"/state/lists/partial "$dir"/cache/archives/partial
+	: >"$log"
 	for suite in "${suites[@]}"; do
 		say "looking for $package in Debian $suite"
-		debian_sources "$suite" >"$dir/sources.list"
-		apt-get "${apt[@]}" update 2>>"$dir/errors" || true
+		private_apt "$dir" "$suite"
+		cat "$dir/log" >>"$log"
 		version=$(apt-cache "${apt[@]}" madison "$package" |
 			awk '{ print $3 }' | sort -V | tail -n 1)
 		[ -n "$version" ] || continue
 		say "downloading $package $version (some 160 MB)"
-		(cd "$dir" && apt-get "${apt[@]}" download "$package=$version" 2>>errors) || continue
+		(cd "$dir" && apt-get "${apt[@]}" download "$package=$version") >>"$log" 2>&1 || continue
 		# Only a complete file, checked by apt, gets a name that we trust
 		mv "$dir/${package}"_*.deb "$cache/"
 		rm -rf "$dir"
 		return
 	done
-	cat "$dir/errors" >&2
-	[ -s "$dir/sources.list" ] || say "apt's sources name no Debian mirror" >&2
+	[ -s "$dir/sources.list" ] || echo "apt's sources name no Debian mirror" >>"$log"
 	die "no kernel source: $package is neither in $cache" \
-	    "nor, on the Debian mirror in apt's sources, in any of: ${suites[*]}." \
-	    "Put ${package}_*.deb there yourself, or use a source tree: make KERNEL=/path/to/linux"
+	    "nor, on the Debian mirror in apt's sources, in any of: ${suites[*]}." "$(apt_error "$log")" \
+	    "Put ${package}_*.deb there yourself, or use a source tree: make KERNEL=/path/to/linux;" \
+	    "all of it: $log"
 }
 
 newest_deb()

@@ -207,7 +207,7 @@ def main():
     os.makedirs(DIRECTORY, exist_ok=True)
     lock = open(f"{DIRECTORY}.lock", "w")       # one run at a time
     fcntl.flock(lock, fcntl.LOCK_EX)
-    known = subprocess.run(["qemu-system-x86_64", "-device", "help"], check=True,
+    known = subprocess.run([vmtest.QEMU, "-device", "help"], check=True,
                            stdout=subprocess.PIPE, text=True).stdout
     runnable, outcomes = [], []
     for scenario, config in selected:

@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 HERE = os.path.dirname(os.path.realpath(__file__))
+QEMU = os.path.realpath(f"{HERE}/../../../../out/qemu")     # scripts/qemu.sh has made it
 RAM = 1 << 30       # up to 2 GiB are below the PCI hole: address and offset are the same
 
 # Who reads this byte of config space marks the trace: guest.c: mark_trace()
@@ -258,7 +259,9 @@ class VM:
         near_end, monitor = socket.socketpair()
         near_end.settimeout(10)
         self.monitor = near_end.makefile("rw")
+        near_end.close()        # with the file
         self.monitor.write('{"execute": "qmp_capabilities"}')   # without it no other works
+        self.monitor.flush()
         args = self.command(monitor.fileno(), kernel, initrd, append, devices)
         self.start([*args, *options], [self.ram, monitor.fileno()])
         monitor.close()
@@ -266,7 +269,7 @@ class VM:
             wire.far_end.close()
 
     def command(self, monitor_fd, kernel, initrd, append, devices):
-        args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+        args = [QEMU, "-nodefaults", "-no-user-config", "-display", "none",
                 "-machine", "q35,memory-backend=ram", "-accel", self.accel, "-smp", "2",
                 "-m", f"{len(self.memory) >> 20}M", "-object",
                 f"memory-backend-file,id=ram,size={len(self.memory)},share=on,"
@@ -295,7 +298,7 @@ class VM:
                     args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
                     pass_fds=fds, preexec_fn=run_with_parent)
             except FileNotFoundError:
-                raise Failure(f"{args[0]} isn't installed") from None
+                raise Failure(f"there is no {args[0]}: run scripts/qemu.sh") from None
         self.console = self.process.stdout.fileno()
 
     def __enter__(self):
@@ -304,6 +307,7 @@ class VM:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+        self.monitor.close()
         self.look()
         self.memory.close()
         os.close(self.ram)
