@@ -21,6 +21,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 
 EMPTY = "empty"         # QEMU's name for a device that isn't there
 
@@ -325,8 +326,9 @@ class Function:
 
 # ---- the whole trace ----
 
-LINE = re.compile(r"\d+@(\d+\.\d+):pci_cfg_(read|write) (.+) ([0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) "
-                  r"@0x([0-9a-f]+) (?:->|<-) 0x([0-9a-f]+)\n")
+# QEMU 11 writes the time as a date, older ones in seconds behind the process ID
+LINE = re.compile(r"(?:\d+@(\d+\.\d+):|(\d{4}-\S+Z) )pci_cfg_(read|write) (.+) "
+                  r"([0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) @0x([0-9a-f]+) (?:->|<-) 0x([0-9a-f]+)\n")
 
 
 def read(path):
@@ -334,7 +336,8 @@ def read(path):
     accesses = []
     with open(path, errors="replace") as file:
         for found in filter(None, map(LINE.fullmatch, file)):
-            time, kind, name, bdf, offset, value = found.groups()
+            time, date, kind, name, bdf, offset, value = found.groups()
+            time = time or datetime.fromisoformat(date).timestamp()
             accesses.append(Access(float(time), name, f"0000:{bdf}", int(offset, 16),
                                    int(value, 16), kind == "write"))
     return accesses
