@@ -37,6 +37,12 @@ bool pci_liveupdate_is_preserved(struct pci_dev *dev);
 void pci_liveupdate_unbind_device(struct pci_dev *dev);
 void pci_liveupdate_remove_device(struct pci_dev *dev);
 
+/* Renumbering would cut off what a live update keeps running. */
+static inline bool pci_liveupdate_assign_all_busses(void)
+{
+	return pcibios_assign_all_busses() && !pci_liveupdate_keep_bus_numbers();
+}
+
 #else /* CONFIG_PCI_LIVEUPDATE */
 
 static inline void pci_liveupdate_setup_device(struct pci_dev *dev)
@@ -148,12 +154,9 @@ static inline void pci_liveupdate_remove_device(struct pci_dev *dev)
 {
 }
 
-#endif /* CONFIG_PCI_LIVEUPDATE */
+/* A macro: gcc 14 lays out the caller of a function in another way */
+#define pci_liveupdate_assign_all_busses()	pcibios_assign_all_busses()
 
-/* Renumbering would cut off what a live update keeps running. */
-static inline bool pci_liveupdate_assign_all_busses(void)
-{
-	return pcibios_assign_all_busses() && !pci_liveupdate_keep_bus_numbers();
-}
+#endif /* CONFIG_PCI_LIVEUPDATE */
 
 #endif /* DRIVERS_PCI_LIVEUPDATE_H */
