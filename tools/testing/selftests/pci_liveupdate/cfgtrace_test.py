@@ -338,8 +338,9 @@ class Reading(unittest.TestCase):
             cfgtrace.Access(1.0, "igb", "0000:03:00.0", 4, 0x107, False)])
 
     def test_dates(self):
-        first, second = read(["1970-01-01T00:00:01.250000Z pci_cfg_read igb 03:00.0 @0x4 -> 0x1\n",
-                              "1970-01-01T00:01:00.000000Z pci_cfg_write igb 03:00.0 @0x4 <- 0x7\n"])
+        first, second = read([
+            "1970-01-01T00:00:01.250000Z pci_cfg_read igb 03:00.0 @0x4 -> 0x1\n",
+            "1970-01-01T00:01:00.000000Z pci_cfg_write igb 03:00.0 @0x4 <- 0x7\n"])
         self.assertEqual(first, cfgtrace.Access(1.25, "igb", "0000:03:00.0", 4, 1, False))
         self.assertEqual(second, cfgtrace.Access(60.0, "igb", "0000:03:00.0", 4, 7, True))
 
