@@ -88,7 +88,7 @@ private_apt()
 # Why apt couldn't, from its log: in one line
 apt_error()
 {
-	grep -m 1 '^E: ' "$1" || tail -n 1 "$1"
+	grep -m 1 'Failed to fetch' "$1" || grep -m 1 '^E: ' "$1" || tail -n 1 "$1"
 }
 
 # Our own files, by their in-tree paths, edited and new ones included. Outside of
