@@ -1005,6 +1005,11 @@ static void crash(void)
 static void finish_sessions(void)
 {
 	for (int i = options.sessions - 1; i >= 0; i--) {
+		/* From then on the ports' services may start */
+		if (!i) {
+			mark();
+			say("finishing");
+		}
 		check_luo(luo_session_finish(sessions[i]), "finish", "session");
 		close(sessions[i]);
 	}

@@ -459,10 +459,20 @@ class VM:
                     self.run(1)
                     raise Failure(re.sub(r"^\[.*?\] ", "", line.text))
             if not running:
-                raise Failure(f"the guest ended while we waited for '{pattern}'; {self.last()}")
+                raise Failure(f"the guest ended while we waited for '{pattern}'; {self.last()}; "
+                              f"{self.status()}")
             if self.now() > end:
                 raise Failure(f"no '{pattern}' within {limit} s; {self.last()}")
             running = self.step(end)
+
+    def status(self):
+        """How QEMU has ended, with its last words."""
+        try:
+            status = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            return "QEMU goes on"
+        with open(f"{self.directory}/qemu.log") as errors:
+            return f"QEMU's status: {status}, {errors.read()[-300:].strip() or 'no message'}"
 
     def last(self):
         if self.lines:
