@@ -27,8 +27,8 @@ help:
 	@echo 'make clean                    remove what was built, keep out/linux'
 	@echo 'make distclean                remove all of out/'
 	@echo
-	@echo 'KERNEL=/path/to/linux         any target: use this Linux source, not Debian'\''s'
-	@echo 'QEMU=/path/to/qemu            any target: use this QEMU, not Debian'\''s newest'
+	@echo 'KERNEL=/path/to/linux         use this Linux source, not Debian'\''s: any target but check-bare'
+	@echo 'QEMU=/path/to/qemu            use this QEMU, not Debian'\''s: any target but check-bare'
 
 install:
 	@scripts/install.sh
@@ -47,7 +47,6 @@ check: install
 	@scripts/check.sh
 
 check-bare:
-	@scripts/install.sh debootstrap
 	@scripts/bare.sh
 
 check-the-checks: install

@@ -1,20 +1,21 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Install the Debian packages that the build and the tests need. Where nothing is missing
-# it asks neither apt nor root.
+# Install the Debian packages that the build and the tests need, or only those that are
+# named: each brings a command of its name. Where nothing is missing it asks neither apt nor
+# root.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-# What must be there, and the package that brings it: a command, a file, or a module of
-# Perl, Python or the Python that Sphinx has, however it came here. What Debian's Essential
-# packages have isn't named.
+# What must be there, and the package that brings it: a command, a file, a library to link
+# with, or a module of Perl, Python or the Python that Sphinx has, however it came here. What
+# Debian's Essential packages have isn't named.
 needs="
 gcc			gcc
 objdump			binutils
 /usr/include/stdio.h	libc6-dev
-/usr/lib/*/libc.a	libc6-dev
+lib:libc.a		libc6-dev
 /usr/include/linux/if.h	linux-libc-dev
 make			make
 flex			flex
@@ -46,7 +47,7 @@ sphinx-build		python3-sphinx
 sphinx:yaml		python3-yaml
 dot			graphviz
 "
-# Further ones from our caller: packages with a command of the same name
+[ $# = 0 ] || needs=
 for package; do
 	needs+="$package $package"$'\n'
 done
@@ -58,7 +59,8 @@ there()		# NEED
 	perl:*)	perl -M"${1#*:}" -e 1 ;;
 	python3:*) python3 -c "import ${1#*:}" ;;
 	sphinx:*) $(sed -n '1s/^#!//p' "$(command -v sphinx-build)") -c "import ${1#*:}" ;;
-	/*)	compgen -G "$1" ;;
+	lib:*)	[ -e "$(gcc -print-file-name="${1#*:}")" ] ;;
+	/*)	[ -e "$1" ] ;;
 	*)	command -v "$1" ;;
 	esac >/dev/null 2>&1
 }
@@ -71,7 +73,7 @@ missing()
 		[ -z "$need" ] || there "$need" || echo "$package"
 	done <<<"$needs" | sort -u
 	# The package busybox isn't static
-	! grep -qs /ld-linux /bin/busybox || echo busybox-static
+	! grep -qs /ld-linux /bin/busybox || [[ $needs != *busybox* ]] || echo busybox-static
 }
 
 apt()
@@ -89,11 +91,12 @@ command -v apt-get >/dev/null ||
 	die "missing, and only root can install it: apt-get install --no-install-recommends $packages"
 
 lock "$cache/install"
-packages=$(missing | paste -sd ' ')	# somebody else may have been faster
+packages=$(missing | paste -sd ' ')
+[ -n "$packages" ] || exit 0	# somebody else was faster
 say "installing: $packages"
 : >"$log"
 apt update
 # shellcheck disable=SC2086 # several words
-[ -z "$packages" ] || apt install $packages
+apt install $packages
 packages=$(missing | paste -sd ' ')
 [ -z "$packages" ] || die "installed, but still missing what these should bring: $packages"

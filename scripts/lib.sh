@@ -230,7 +230,8 @@ build()
 			}
 		done
 		say "$name: $n steps in $((SECONDS - start)) s"
-		[ -e "$dir/.built" ] || echo "$n" >"$cache/steps-$name"
+		echo "$n" >"$dir/.steps"
 	} || die "$name: build failed; everything is in $log"
+	[ -e "$dir/.built" ] || cp "$dir/.steps" "$cache/steps-$name"
 	touch "$dir/.built"
 }

@@ -47,7 +47,8 @@ kernel_doc()
 	sources | xargs tools/docs/kernel-doc -none -Wall -Werror
 }
 
-# The words are names: "ser" is serialized data in all of Live Update, HDA a bus, AER an error
+# The words are names: "ser" is serialized data in all of Live Update, HDA a bus, AER
+# Advanced Error Reporting
 spelling()
 {
 	local names=(--ignore-words-list "ser,hda,aer") failed=0

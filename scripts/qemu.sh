@@ -29,22 +29,31 @@ good()		# QEMU
 
 newest()
 {
-	find "$cache" -maxdepth 1 -name 'qemu-[0-9]*' ! -name '*.tmp' | sort -V | tail -n 1
+	local qemu
+
+	qemu=$(find "$cache" -maxdepth 1 -name 'qemu-[0-9]*' ! -name '*.tmp' | sort -V | tail -n 1)
+	[ -z "$qemu" ] || ! good "$qemu/qemu" || echo "$qemu"
 }
 
-# wrap ROOT NAME: ROOT is where it will be
-wrap()
+# Its folder may be mounted elsewhere, too
+wrapper()
 {
-	local root=$1 libraries=usr/lib/x86_64-linux-gnu
-
-	cat <<-END
+	cat <<-'END'
 	#!/bin/sh
-	root=$root
-	export QEMU_MODULE_DIR=\$root/$libraries/qemu
-	exec \$root/usr/lib64/ld-linux-x86-64.so.2 \\
-		--library-path \$root/$libraries:\$root/$libraries/pulseaudio \\
-		\$root/usr/bin/qemu-system-x86_64 -L \$root/usr/share/qemu -L \$root/usr/share/seabios "\$@"
+	root=$(dirname "$(realpath "$0")")
+	libraries=$root/usr/lib/x86_64-linux-gnu
+	export QEMU_MODULE_DIR="$libraries/qemu"
+	exec "$root/usr/lib64/ld-linux-x86-64.so.2" \
+		--library-path "$libraries:$libraries/pulseaudio" \
+		"$root/usr/bin/qemu-system-x86_64" \
+		-L "$root/usr/share/qemu" -L "$root/usr/share/seabios" "$@"
 	END
+}
+
+# A machine with a NIC needs the libraries, the BIOS and a ROM
+starts()	# QEMU
+{
+	echo quit | "$1" -nodefaults -display none -machine q35 -device e1000e -S -monitor stdio
 }
 
 # unpack DIR: what apt has downloaded there becomes $cache/qemu-VERSION
@@ -59,12 +68,13 @@ unpack()
 	# As in a Debian that is installed; older packages don't know it yet
 	ln -s usr/bin usr/sbin usr/lib usr/lib64 "$root.tmp"
 	for deb in "$1"/*.deb; do
-		dpkg-deb -x "$deb" "$root.tmp"
+		dpkg-deb -x "$deb" "$root.tmp" || return
 	done
-	wrap "$root" >"$root.tmp/qemu"
+	wrapper >"$root.tmp/qemu"
 	chmod +x "$root.tmp/qemu"
+	starts "$root.tmp/qemu" || return
+	rm -rf "$root"
 	mv "$root.tmp" "$root"
-	good "$root/qemu" || { rm -rf "$root"; return 1; }
 }
 
 fetch()

@@ -154,7 +154,7 @@ static inline void pci_liveupdate_remove_device(struct pci_dev *dev)
 {
 }
 
-/* A macro: gcc 14 lays out the caller of a function in another way */
+/* A macro: with an inline function gcc 14 orders the code of the caller differently */
 #define pci_liveupdate_assign_all_busses()	pcibios_assign_all_busses()
 
 #endif /* CONFIG_PCI_LIVEUPDATE */
