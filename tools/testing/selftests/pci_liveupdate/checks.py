@@ -59,36 +59,36 @@ class Run:
     @cached_property
     def windows(self):
         """From before the first device is preserved until the last one is finished, again and
-        again: (start, when that begins, end). Where it doesn't get that far, to what goes
-        wrong."""
-        windows, start, finishing = [], None, None
+        again: (start, end). Where it doesn't get that far, to what goes wrong."""
+        windows, start = [], None
         for event in self.vm.events:
             if event.name in ("preserved", "preserving") and start is None:
                 start = self.mark_before(event.time)
-            elif event.name == "finishing":
-                finishing = self.mark_before(event.time)
             elif event.name == "finished" and start is not None:
-                end = self.mark_before(event.time)
-                windows.append((start, finishing or end, end))
-                start = finishing = None
+                windows.append((start, self.mark_before(event.time)))
+                start = None
         if start is not None:
             failed = [line.time for line in self.vm.lines if re.search(vmtest.FATAL, line.text)]
             if not failed:
                 raise ValueError("devices were preserved, and nobody has finished or failed")
-            end = self.vm.wall_clock + failed[0]
-            windows.append((start, end, end))
+            windows.append((start, self.vm.wall_clock + failed[0]))
         if len(windows) != len(self.kexecs):
             raise ValueError(f"{len(self.kexecs)} kernels were started in {len(windows)} updates")
         return windows
 
+    def last_below(self, bridge, start, end):
+        """When it begins that the last device below is finished, and services may start."""
+        below = {event.fields["nic"] for event in self.vm.find("pci", bdf=bridge)}
+        marks = [self.mark_before(event.time) for event in self.vm.find("finishing")
+                 if event.fields["nic"] in below]
+        return max((mark for mark in marks if start < mark < end), default=end)
+
     def changes(self, bdfs):
         found = []
-        bridges = set(self.path) - set(self.kept)
-        for start, finishing, end in self.windows:
+        for start, end in self.windows:
             for bdf in bdfs:
                 since = self.mark_before(self.starts[bdf]) if bdf in self.starts else start
-                # The services of a port start while other devices are still being finished
-                until = finishing if bdf in bridges else end
+                until = end if bdf in self.kept else self.last_below(bdf, start, end)
                 found += cfgtrace.changes(self.accesses, [bdf], since, until, self.kexecs)
         return sorted(found, key=lambda change: change.time)
 
@@ -155,7 +155,7 @@ def trace(run):
 
 def proof(run, bdfs):
     """A function that nobody looks at isn't changed either."""
-    for (_, _, end), kexec in zip(run.windows, run.kexecs):
+    for (_, end), kexec in zip(run.windows, run.kexecs):
         seen = cfgtrace.counts(run.accesses, kexec, end)
         for bdf in bdfs:
             if not sum(seen[bdf]):

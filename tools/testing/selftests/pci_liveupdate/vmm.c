@@ -1005,11 +1005,11 @@ static void crash(void)
 static void finish_sessions(void)
 {
 	for (int i = options.sessions - 1; i >= 0; i--) {
-		/* From then on the ports' services may start */
-		if (!i) {
-			mark();
-			say("finishing");
-		}
+		/* From then on services of ports above these may start */
+		mark();
+		for_each_nic(nic)
+			if (session_of(nic) == &sessions[i])
+				say("finishing nic=%s", nic->bdf);
 		check_luo(luo_session_finish(sessions[i]), "finish", "session");
 		close(sessions[i]);
 	}

@@ -26,7 +26,7 @@ import socket
 import struct
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -307,11 +307,12 @@ class VM:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
-        self.monitor.close()
         self.look()
         self.memory.close()
         os.close(self.ram)
         self.log.close()
+        with suppress(OSError):     # what QEMU didn't read
+            self.monitor.close()
 
     def now(self):
         return time.monotonic() - self.epoch
