@@ -13,6 +13,11 @@ set -euo pipefail
 broken=$out/linux.broken
 run=$top/tools/testing/selftests/pci_liveupdate/run.py
 core=drivers/pci/liveupdate.c
+ports=drivers/pci/liveupdate_ports.c
+table=drivers/pci/liveupdate_table.c
+debugfs=drivers/pci/liveupdate_debugfs.c
+incoming=drivers/pci/liveupdate_incoming.c
+outgoing=drivers/pci/liveupdate_outgoing.c
 vfio=drivers/vfio/pci/vfio_pci_liveupdate.c
 pattern=${1:-*}
 n=0
@@ -22,7 +27,7 @@ declare -A sound	# scenarios
 # within FUNCTION COMMAND: sed's command, only for that function of this file
 within()
 {
-	echo "/^[a-z].*\\b$1\\(/,/^}/{ $2 }"
+	echo "/^[[:alpha:]].*\\b$1\\(/,/^}/{ $2 }"
 }
 
 build_and_run()	# SCENARIO LOG
@@ -71,49 +76,49 @@ lock "$out/broken"
 rsync -rlpc --delete "$linux/" "$broken/"
 echo "KTAP version 1"
 
-breakage "outgoing devices are shut down" $core \
+breakage "outgoing devices are shut down" $outgoing \
 	"$(within pci_liveupdate_keep_running 's/&& dev->liveupdate.outgoing/\&\& false/')" \
 	root_port "gave up waiting for the last packet"
-breakage "nothing is adopted" $core \
+breakage "nothing is adopted" $incoming \
 	"$(within pci_incoming_adopt 's/if \(!rec\)/if (true)/')" \
 	root_port "No such device"
-breakage "BARs are sized" $core \
+breakage "BARs are sized" $incoming \
 	"$(within pci_liveupdate_bar_masks 's/pci_liveupdate_is_incoming\(dev\)/false/')" \
 	root_port "BAR 0 .*-> 0xffff"
-breakage "windows are probed" $core \
+breakage "windows are probed" $incoming \
 	"$(within pci_liveupdate_bridge_windows 's/pci_liveupdate_is_incoming\(bridge\)/false/')" \
 	switch_one_nic "Prefetchable Base Upper 32 Bits .*-> 0xffffffff"
 breakage "buses are renumbered" $core \
 	"$(within pci_liveupdate_keep_bus_numbers 's/return true/return false/')" \
 	switch_two_nics_renumber "the guest ended while we waited for 'VMM: finished'"
-breakage "MSI is turned off" $core \
+breakage "MSI is turned off" $incoming \
 	"$(within pci_liveupdate_keep_msi 's/pci_liveupdate_is_incoming\(dev\)/false/')" \
 	root_port "MSI.* Message Control .*->"
-breakage "services stay away" $core \
+breakage "services stay away" $ports \
 	"$(within pci_restart_bridge_locked 's/pcie_portdrv_start_services\(dev\);//')" \
 	root_port "services of ports were not started again"
-breakage "any driver binds" $core \
+breakage "any driver binds" $incoming \
 	"$(within pci_incoming_set_driver 's/err = device_set.*/err = 0;/')" \
 	root_port "No such device|isn't bound"
-breakage "bridges stay pinned" $core \
+breakage "bridges stay pinned" $outgoing \
 	"$(within pci_outgoing_put_path 's/dev = pci_upstream_bridge\(dev\)/dev = NULL/')" \
 	slot_reused "retrieve device: No such device"
-breakage "a removed device stays in the table" $core \
+breakage "a removed device stays in the table" $outgoing \
 	"$(within pci_outgoing_forget 's/kexec_in_progress/true/')" \
 	edu_removed_preserved "kernel 2 has 0 lines with 'liveupdate: adopted 1 devices"
-breakage "another card is adopted" $core \
+breakage "another card is adopted" $incoming \
 	"$(within pci_incoming_adopt 's/rec->device != dev->device/false/')" \
 	other_card "lines with"
-breakage "a missing device is not reported" $core \
+breakage "a missing device is not reported" $debugfs \
 	"$(within pci_incoming_report 's/if \(xa_get_mark.*\)/if (true)/; s/pr_warn\(/pr_debug(/')" \
 	vanished "lines with"
-breakage "no DMA is stopped" $core \
-	"$(within pci_quiesce 's/pci_clear_master\(dev\);//')" \
+breakage "no DMA is stopped" $incoming \
+	"$(within pci_liveupdate_quiesce 's/pci_clear_master\(dev\);//')" \
 	table_version "no change of the device|before it was stopped"
 breakage "the table's head is not freed" $core \
 	"$(within pci_flb_unpreserve 's/kho_unpreserve_free\(out->ser\);//')" \
 	memory "KHO preserves"
-breakage "the table's blocks are not freed" $core \
+breakage "the table's blocks are not freed" $table \
 	"$(within pci_incoming_free 's/kho_block_set_destroy.*//')" \
 	memory "of the table isn't free"
 breakage "interrupts go into the kexec" $vfio \

@@ -23,6 +23,7 @@ build=$out/build-$config
 
 fragments=("$selftest/config" "$selftest/config.x86_64")
 flags=()
+parts=(liveupdate{,_debugfs,_incoming,_outgoing,_ports,_table})	# of the PCI core
 case $config in
 demo)	;;
 bench)	fragments+=("$selftest/config.bench") ;;
@@ -30,11 +31,13 @@ debug)	fragments+=("$selftest/config.debug") ;;
 kcsan)	fragments+=("$selftest/config.kcsan")
 	flags=(KCSAN_SANITIZE=n)
 	for name in bus iov pci pci-driver pci-sysfs portdrv probe remove setup-{bus,res} \
-		vfio_pci{,_config,_core} {vfio_pci_,}liveupdate; do
+		vfio_pci{,_config,_core,_liveupdate} "${parts[@]}"; do
 		flags+=("KCSAN_SANITIZE_$name.o=y")
 	done ;;
 gcov)	fragments+=("$selftest/config.gcov")
-	flags=(GCOV_PROFILE_{vfio_pci_,}liveupdate.o=y) ;;
+	for name in vfio_pci_liveupdate "${parts[@]}"; do
+		flags+=("GCOV_PROFILE_$name.o=y")
+	done ;;
 plain)	;;
 broken)	;;
 *)	die "CONFIG=$config: there are only demo, bench, debug, kcsan, gcov, plain and broken" ;;
@@ -60,7 +63,8 @@ configure "$build" "${fragments[@]}"
 build "$build" bzImage modules headers_install INSTALL_HDR_PATH="$build/usr-headers" \
 	"${flags[@]}"
 if [ "$config" = debug ]; then
-	for object in drivers/{base/core,iommu/iommu,pci/liveupdate,pci/probe} lib/usercopy; do
+	for object in drivers/{base/core,iommu/iommu,pci/probe} lib/usercopy \
+		"${parts[@]/#/drivers/pci/}"; do
 		nm "$build/$object.o" | grep ' __\(asan\|kasan_check\)_' >/dev/null ||
 			die "$object.o has no KASAN"
 	done

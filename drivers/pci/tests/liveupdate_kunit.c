@@ -2,7 +2,8 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * KUnit tests of PCI live update, a part of liveupdate.c.
+ * KUnit tests of PCI live update, a part of liveupdate.c. What they call of its other files
+ * is in liveupdate_internal.h.
  *
  * Bridges and devices have their configuration space in memory here; the PCI core
  * enumerates them like any others. LUO, KHO and the driver core are the real ones.
@@ -11,6 +12,7 @@
  * does what LUO does for a table that it has found.
  */
 
+#include <kunit/static_stub.h>
 #include <kunit/test.h>
 #include <linux/debug_locks.h>
 #include <linux/debugfs.h>
@@ -22,6 +24,9 @@
 #include <linux/lockdep.h>
 #include <linux/moduleparam.h>
 #include <linux/prandom.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
 
 #include "../../../kernel/liveupdate/luo_internal.h"
 
@@ -3350,14 +3355,15 @@ static void restart_when_locked(struct kunit *test)
 static char *read_table(struct kunit *test, struct kho_block_set *blocks)
 {
 	struct seq_file m = { .private = blocks, .size = PAGE_SIZE };
+	const struct seq_operations *ops = &pci_table_sops;
 	loff_t pos = 0;
 	void *v;
 
 	m.buf = kunit_kzalloc(test, m.size, GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, m.buf);
-	for (v = pci_table_start(&m, &pos); v; v = pci_table_next(&m, v, &pos))
-		KUNIT_EXPECT_EQ(test, 0, pci_table_show(&m, v));
-	pci_table_stop(&m, v);
+	for (v = ops->start(&m, &pos); v; v = ops->next(&m, v, &pos))
+		KUNIT_EXPECT_EQ(test, 0, ops->show(&m, v));
+	ops->stop(&m, v);
 	KUNIT_EXPECT_LT(test, m.count, m.size);
 	return m.buf;
 }
@@ -3377,7 +3383,7 @@ static void expect_file(struct kunit *test, const char *name,
 	dput(dir);
 	KUNIT_ASSERT_NOT_NULL(test, dentry);
 	KUNIT_EXPECT_EQ(test, S_IFREG | 0400, d_inode(dentry)->i_mode);
-	KUNIT_EXPECT_EQ(test, 0, pci_table_open(d_inode(dentry), file));
+	KUNIT_EXPECT_EQ(test, 0, pci_table_kunit_fops->open(d_inode(dentry), file));
 	dput(dentry);
 
 	m = file->private_data;

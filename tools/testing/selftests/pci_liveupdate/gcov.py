@@ -24,7 +24,9 @@ sys.dont_write_bytecode = True      # no __pycache__ among the kernel's files
 import run                          # noqa: E402
 import vmtest                       # noqa: E402
 
-SOURCES = ["drivers/pci/liveupdate.c", "drivers/vfio/pci/vfio_pci_liveupdate.c"]
+PARTS = ["", "_debugfs", "_incoming", "_outgoing", "_ports", "_table"]
+SOURCES = [f"drivers/pci/liveupdate{part}.c" for part in PARTS]
+SOURCES += ["drivers/vfio/pci/vfio_pci_liveupdate.c"]
 UNREACHED = f"{vmtest.HERE}/gcov.unreached"
 BUILD = f"{run.OUT}/build-gcov"
 

@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ *
+ * Devices that this kernel preserves for the next one: what is recorded about them and the
+ * bridges above, when they come into the table and leave it, and what is left alone at the
+ * kexec.
+ */
+
+#define dev_fmt(fmt) "liveupdate: " fmt
+
+#include <kunit/static_stub.h>
+#include <kunit/visibility.h>
+#include <linux/bitfield.h>
+#include <linux/cleanup.h>
+#include <linux/device.h>
+#include <linux/kexec.h>
+#include <linux/list.h>
+#include <linux/log2.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/pm_runtime.h>
+#include <linux/string.h>
+
+#include "liveupdate.h"
+#include "liveupdate_internal.h"
+#include "pci.h"
+
+#include <trace/events/pci_liveupdate.h>
+
+static_assert(sizeof_field(struct pci_dev_ser, bar_order) == PCI_ROM_RESOURCE + 1);
+static_assert(sizeof_field(struct pci_dev_ser, vf_bar_order) == PCI_SRIOV_NUM_BARS);
+
+/* Records */
+
+/* The last record moves to where that of @dev was: there are no free slots. */
+VISIBLE_IF_KUNIT void pci_outgoing_free(struct pci_dev *dev)
+{
+	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
+	struct pci_dev *mover;
+
+	KUNIT_STATIC_STUB_REDIRECT(pci_outgoing_free, dev);
+
+	mover = list_last_entry(&pci_outgoing.devices, struct pci_dev,
+				liveupdate.node);
+	if (mover != dev) {
+		*rec = *pci_outgoing_last();
+		WRITE_ONCE(mover->liveupdate.outgoing, rec);
+		list_move(&mover->liveupdate.node, &dev->liveupdate.node);
+	}
+
+	pci_outgoing_shrink();
+}
+
+static void pci_record_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
+		struct resource *res = &dev->resource[i];
+
+		rec->bar_order[i] = res->flags ? ilog2(resource_size(res)) : 0;
+	}
+}
+
+#ifdef CONFIG_PCI_IOV
+static void pci_record_vf_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	if (!dev->is_physfn)
+		return;
+
+	rec->flags |= PCI_DEV_SER_SRIOV;
+	for (int i = 0; i < PCI_DEV_SER_VF_BARS; i++) {
+		u64 size = dev->sriov->barsz[i];
+
+		rec->vf_bar_order[i] = size ? ilog2(size) : 0;
+	}
+	rec->max_vf_buses = dev->sriov->max_VF_buses;
+}
+#else
+static void pci_record_vf_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+}
+#endif
+
+static void pci_record_acs(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	if (!dev->acs_cap)
+		return;
+
+	pci_read_config_word(dev, dev->acs_cap + PCI_ACS_CTRL, &rec->acs_ctrl);
+	rec->flags |= PCI_DEV_SER_ACS;
+}
+
+static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	rec->flags |= PCI_DEV_SER_BRIDGE;
+	if (dev->io_window)
+		rec->flags |= PCI_DEV_SER_IO_WINDOW;
+	if (dev->pref_window)
+		rec->flags |= PCI_DEV_SER_PREF_WINDOW;
+	if (dev->pref_64_window)
+		rec->flags |= PCI_DEV_SER_PREF_64_WINDOW;
+	if (pci_ari_forwarding(dev))
+		rec->flags |= PCI_DEV_SER_ARI;
+
+	rec->secondary = dev->subordinate->busn_res.start;
+	rec->subordinate = dev->subordinate->busn_res.end;
+}
+
+/* One that isn't ours, or that we have taken over from the previous kernel. */
+static bool pci_has_own_override(struct pci_dev *dev)
+{
+	if (dev->liveupdate.override_set)
+		return dev->liveupdate.record.flags & PCI_DEV_SER_OVERRIDE;
+
+	return device_has_driver_override(&dev->dev);
+}
+
+static void pci_record_endpoint(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	if (dev->driver)
+		strscpy(rec->driver, dev->driver->name);
+	if (pci_has_own_override(dev))
+		rec->flags |= PCI_DEV_SER_OVERRIDE;
+	pci_record_vf_bars(dev, rec);
+}
+
+VISIBLE_IF_KUNIT void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec)
+{
+	memset(rec, 0, sizeof(*rec));
+	rec->domain = pci_domain_nr(dev->bus);
+	rec->bdf = pci_dev_id(dev);
+	rec->vendor = dev->vendor;
+	rec->device = dev->device;
+	pci_record_bars(dev, rec);
+	pci_record_acs(dev, rec);
+	if (dev->broken_intx_masking)
+		rec->flags |= PCI_DEV_SER_BROKEN_INTX;
+
+	if (pci_is_endpoint(dev))
+		pci_record_endpoint(dev, rec);
+	else
+		pci_record_bridge(dev, rec);
+}
+
+/* Devices and their bridges */
+
+static int pci_outgoing_get(struct pci_dev *dev)
+{
+	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
+
+	if (!rec) {
+		rec = pci_outgoing_alloc();
+		if (IS_ERR(rec))
+			return PTR_ERR(rec);
+
+		pci_record_fill(dev, rec);
+		pm_runtime_get_noresume(&dev->dev);
+		pci_dev_get(dev);
+		list_add_tail(&dev->liveupdate.node, &pci_outgoing.devices);
+		WRITE_ONCE(dev->liveupdate.outgoing, rec);
+		trace_pci_liveupdate_preserve(dev);
+		pci_dbg(dev, "preserved\n");
+	}
+
+	rec->refcount++;
+	return 0;
+}
+
+static void pci_outgoing_drop(struct pci_dev *dev)
+{
+	pci_outgoing_free(dev);
+	WRITE_ONCE(dev->liveupdate.outgoing, NULL);
+	list_del(&dev->liveupdate.node);
+	trace_pci_liveupdate_unpreserve(dev);
+	pci_dbg(dev, "not preserved any more\n");
+	pm_runtime_put(&dev->dev);
+	if (!pci_is_endpoint(dev))
+		pci_liveupdate_queue_restart();
+	pci_dev_put(dev);
+}
+
+static void pci_outgoing_put(struct pci_dev *dev)
+{
+	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
+
+	/* The path is walked to its end, whatever is found on it. */
+	if (!rec || !rec->refcount || (pci_is_endpoint(dev) && rec->refcount != 1))
+		pci_err(dev, "record of a preserved path is damaged\n");
+	if (!rec)
+		return;
+
+	/* A device has one reference, whatever its record says. */
+	if (rec->refcount > 1 && !pci_is_endpoint(dev))
+		rec->refcount--;
+	else
+		pci_outgoing_drop(dev);
+}
+
+/**
+ * pci_outgoing_put_path - Put the references of a device on records
+ * @dev: the device
+ * @end: the bridge where to end, which isn't put; NULL to put all of the path
+ *
+ * Context: pci_liveupdate_mutex is held. May sleep.
+ */
+void pci_outgoing_put_path(struct pci_dev *dev, struct pci_dev *end)
+{
+	for (; dev != end; dev = pci_upstream_bridge(dev))
+		pci_outgoing_put(dev);
+}
+
+VISIBLE_IF_KUNIT int pci_outgoing_get_path(struct pci_dev *dev)
+{
+	struct pci_dev *pos;
+	int err;
+
+	for (pos = dev; pos; pos = pci_upstream_bridge(pos)) {
+		err = pci_outgoing_get(pos);
+		if (err) {
+			pci_outgoing_put_path(dev, pos);
+			return err;
+		}
+	}
+
+	return 0;
+}
+
+static bool pci_bars_can_be_recorded(struct pci_dev *dev)
+{
+	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
+		struct resource *res = &dev->resource[i];
+
+		if (res->flags && !is_power_of_2(resource_size(res)))
+			return false;
+	}
+
+	return true;
+}
+
+/* A bridge that was reset, or pulled, doesn't know them any more. */
+static bool pci_has_bus_numbers(struct pci_dev *bridge)
+{
+	const struct resource *res = &bridge->subordinate->busn_res;
+	u32 buses;
+
+	pci_read_config_dword(bridge, PCI_PRIMARY_BUS, &buses);
+	return FIELD_GET(PCI_SECONDARY_BUS_MASK, buses) == res->start &&
+	       FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses) == res->end;
+}
+
+/* A quirk finds out its DMA aliases, and leaves it with Bus Master Enable off. */
+static bool pci_is_switchtec_ntb(struct pci_dev *dev)
+{
+	return (dev->class >> 8) == PCI_CLASS_BRIDGE_OTHER &&
+	       (dev->vendor == PCI_VENDOR_ID_MICROSEMI ||
+		dev->vendor == PCI_VENDOR_ID_EFAR);
+}
+
+/* Say why @dev can't be preserved; NULL if it can. */
+static const char *pci_cannot_preserve(struct pci_dev *dev)
+{
+	struct device *host = pci_find_host_bridge(dev->bus)->dev.parent;
+	struct pci_dev *pos;
+
+	if (!pci_is_endpoint(dev))
+		return "a bridge is preserved with the devices below it, not by itself";
+	if (dev->is_virtfn)
+		return "virtual functions can't be preserved yet";
+	if (pci_num_vf(dev))
+		return "virtual functions are enabled; disable them (sriov_numvfs) first";
+	if (host && dev_is_pci(host))
+		return "its host bridge is itself a PCI device (VMD), which can't be preserved yet";
+	if (dev->resource[PCI_ROM_RESOURCE].flags & IORESOURCE_ROM_SHADOW)
+		return "it is the boot display";
+	if (pci_is_switchtec_ntb(dev))
+		return "a Switchtec non-transparent bridge can't be preserved yet";
+	if (dev->driver && strlen(dev->driver->name) >= PCI_DEV_SER_DRIVER_LEN)
+		return "the name of its driver is too long";
+
+	for (pos = dev; pos; pos = pci_upstream_bridge(pos)) {
+		if (pos->hdr_type == PCI_HEADER_TYPE_CARDBUS)
+			return "devices below a CardBus bridge can't be preserved";
+		if (!pci_bars_can_be_recorded(pos))
+			return "the size of a BAR was changed by a quirk";
+		if (pos->current_state != PCI_D0)
+			return "it or a bridge above it isn't in D0";
+		if (pci_dev_has_specific_acs(pos))
+			return "a quirk emulates ACS for it or for a bridge above it";
+		/* The next kernel would refuse the table */
+		if (!pos->bus->busn_res.parent)
+			return "bus numbers of a bridge above it aren't only its own";
+		if (pos != dev && !pci_has_bus_numbers(pos))
+			return "a bridge above it has lost its bus numbers";
+	}
+
+	return NULL;
+}
+
+/**
+ * pci_outgoing_preserve - Put a device and the bridges above it into the table
+ * @dev: the device, which is resumed
+ *
+ * Context: called by pci_liveupdate_preserve(), with a reference on the outgoing table. May
+ * sleep.
+ * Return: as pci_liveupdate_preserve().
+ */
+int pci_outgoing_preserve(struct pci_dev *dev)
+{
+	const char *why;
+
+	/*
+	 * Enumeration tests pci_liveupdate_is_preserved() of a bridge, and then
+	 * writes to the bridge, all under pci_rescan_remove_lock. Don't wait for it:
+	 * a removal waits for the users of a device, perhaps for this one.
+	 */
+	ACQUIRE(mutex_try, rescan)(&pci_rescan_remove_lock);
+	if (ACQUIRE_ERR(mutex_try, &rescan))
+		return -EAGAIN;
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	/* The next kernel's table is complete: see pci_liveupdate_keep_running() */
+	if (kexec_in_progress)
+		return -EBUSY;
+	/* pci_liveupdate_remove_device() has been here and won't come again. */
+	if (test_bit(PCI_DEV_REMOVED, &dev->priv_flags))
+		return -ENODEV;
+	if (dev->liveupdate.outgoing)
+		return -EBUSY;
+
+	why = pci_cannot_preserve(dev);
+	if (why) {
+		pci_warn(dev, "not preserved: %s\n", why);
+		return -EINVAL;
+	}
+
+	return pci_outgoing_get_path(dev);
+}
+
+/* Leaving */
+
+/**
+ * pci_outgoing_forget - Take a device that is lost from the table
+ * @dev:  a device, or a bridge, that may be outgoing
+ * @what: what has happened to it, for the administrator
+ *
+ * Context: pci_liveupdate_mutex is held. May sleep.
+ */
+void pci_outgoing_forget(struct pci_dev *dev, const char *what)
+{
+	/* A table that was handed over is the next kernel's: it finds out. */
+	if (!dev->liveupdate.outgoing || kexec_in_progress)
+		return;
+
+	pci_warn(dev, "%s while it was preserved; the next kernel won't know of it\n",
+		 what);
+	/*
+	 * The devices below a bridge leave before it does, and put it. If it is
+	 * here still its record is damaged, and those above it are right.
+	 */
+	if (pci_is_endpoint(dev))
+		pci_outgoing_put_path(dev, NULL);
+	else
+		pci_outgoing_drop(dev);
+}
+
+/**
+ * pci_liveupdate_unbind_device - Forget an outgoing device without a driver
+ * @dev: device whose driver's .remove has run
+ *
+ * The driver has stopped it, so there is nothing to hand over. One that is incoming
+ * still waits for its driver to come back.
+ *
+ * Context: the lock of @dev is held. May sleep.
+ */
+void pci_liveupdate_unbind_device(struct pci_dev *dev)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (pci_is_endpoint(dev))
+		pci_outgoing_forget(dev, "unbound");
+}
+
+/**
+ * pci_outgoing_drop_all - Take every device from the table
+ *
+ * A driver may have a bug. It must not leave pointers into the table.
+ *
+ * Context: pci_liveupdate_mutex is held. May sleep.
+ */
+void pci_outgoing_drop_all(void)
+{
+	struct pci_dev *dev, *prev;
+
+	list_for_each_entry_safe_reverse(dev, prev, &pci_outgoing.devices,
+					 liveupdate.node) {
+		if (pci_is_endpoint(dev))
+			pci_err(dev, "was still preserved by driver %s when the last file was gone\n",
+				dev_driver_string(&dev->dev));
+		pci_outgoing_drop(dev);
+	}
+}
+
+/* Shutdown */
+
+/**
+ * pci_liveupdate_keep_running - Ask whether to leave a device alone at shutdown
+ * @dev: device or bridge that pci_device_shutdown() is about to shut down
+ *
+ * A kexec with a live update doesn't stop what it preserves: bus mastering stays
+ * on, and the driver's .shutdown isn't called, as it would disable the device or
+ * the services of the port. The driver's last word was its file handler's
+ * .freeze. An image that was loaded without kexec handover gets no table: its
+ * kernel wouldn't know of the devices nor keep off the memory that they use.
+ *
+ * Context: after LUO has handed the table over, with the device lock held. May
+ * sleep.
+ * Return: true if the device must be left as it is.
+ */
+bool pci_liveupdate_keep_running(struct pci_dev *dev)
+{
+	if (!kexec_in_progress)
+		return false;
+
+	/*
+	 * Whatever has got pci_liveupdate_mutex before kexec_in_progress was set may
+	 * still change the table: wait for it to release the mutex.
+	 */
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	return kexec_image->kho.fdt && dev->liveupdate.outgoing;
+}
