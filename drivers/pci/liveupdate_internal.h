@@ -92,7 +92,6 @@ void pci_liveupdate_flush_restart(void);
 extern const struct seq_operations pci_table_sops;
 extern const struct file_operations *const pci_table_kunit_fops;
 extern struct delayed_work pci_restart_work;
-void pci_outgoing_free(struct pci_dev *dev);
 int pci_outgoing_get_path(struct pci_dev *dev);
 void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec);
 struct pci_dev_ser *pci_incoming_find(struct pci_incoming *in,

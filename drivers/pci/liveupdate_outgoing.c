@@ -9,7 +9,6 @@
 
 #define dev_fmt(fmt) "liveupdate: " fmt
 
-#include <kunit/static_stub.h>
 #include <kunit/visibility.h>
 #include <linux/bitfield.h>
 #include <linux/cleanup.h>
@@ -34,15 +33,12 @@ static_assert(sizeof_field(struct pci_dev_ser, vf_bar_order) == PCI_SRIOV_NUM_BA
 /* Records */
 
 /* The last record moves to where that of @dev was: there are no free slots. */
-VISIBLE_IF_KUNIT void pci_outgoing_free(struct pci_dev *dev)
+static void pci_outgoing_free(struct pci_dev *dev)
 {
 	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
-	struct pci_dev *mover;
+	struct pci_dev *mover = list_last_entry(&pci_outgoing.devices,
+						struct pci_dev, liveupdate.node);
 
-	KUNIT_STATIC_STUB_REDIRECT(pci_outgoing_free, dev);
-
-	mover = list_last_entry(&pci_outgoing.devices, struct pci_dev,
-				liveupdate.node);
 	if (mover != dev) {
 		*rec = *pci_outgoing_last();
 		WRITE_ONCE(mover->liveupdate.outgoing, rec);

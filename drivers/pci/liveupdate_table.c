@@ -9,7 +9,6 @@
 
 #define pr_fmt(fmt) "PCI: liveupdate: " fmt
 
-#include <kunit/static_stub.h>
 #include <linux/bits.h>
 #include <linux/err.h>
 #include <linux/export.h>
@@ -56,8 +55,6 @@ struct pci_dev_ser *pci_outgoing_alloc(void)
 	struct pci_outgoing *out = &pci_outgoing;
 	struct kho_block *block;
 	int err;
-
-	KUNIT_STATIC_STUB_REDIRECT(pci_outgoing_alloc);
 
 	err = kho_block_set_grow(&out->blocks, out->ser->nr_devices + 1);
 	if (err)

@@ -12,7 +12,6 @@
  * does what LUO does for a table that it has found.
  */
 
-#include <kunit/static_stub.h>
 #include <kunit/test.h>
 #include <linux/debug_locks.h>
 #include <linux/debugfs.h>
@@ -40,13 +39,6 @@ MODULE_PARM_DESC(tables, "Number of damaged tables to try");
 static unsigned int first_seed;
 module_param_named(seed, first_seed, uint, 0644);
 MODULE_PARM_DESC(seed, "Seed of the first of them; that of the next is one more");
-
-static bool yardstick;
-module_param(yardstick, bool, 0644);
-MODULE_PARM_DESC(yardstick, "Test the allocator that the benchmark compares with");
-
-/* In liveupdate_bench.c */
-static void use_yardstick(struct kunit *test);
 
 #define FAKE_VENDOR	0x1234
 #define FAKE_DEVICE	0x0001
@@ -594,8 +586,6 @@ static int liveupdate_test_init(struct kunit *test)
 	taint_before = get_taint();
 	locks_before = debug_locks;
 	nr_failed = 0;
-	if (yardstick)
-		use_yardstick(test);
 	return 0;
 }
 
@@ -682,18 +672,16 @@ static void expect_compact(struct kunit *test)
 			block = list_next_entry(block, list);
 			i = 0;
 		}
-		if (!yardstick)
-			KUNIT_EXPECT_PTR_EQ(test, rec, (struct pci_dev_ser *)
-						       (block->ser + 1) + i++);
+		KUNIT_EXPECT_PTR_EQ(test, rec,
+				    (struct pci_dev_ser *)(block->ser + 1) + i++);
 	}
 
 	KUNIT_EXPECT_EQ(test, nr, nr_records(test));
 	KUNIT_EXPECT_EQ(test, nr, pci_outgoing.ser->nr_devices);
 	KUNIT_EXPECT_EQ(test, kho_block_set_head_pa(&pci_outgoing.blocks),
 			pci_outgoing.ser->devices);
-	if (!yardstick)
-		KUNIT_EXPECT_EQ(test, DIV_ROUND_UP(nr, per_block),
-				pci_outgoing.blocks.nblocks);
+	KUNIT_EXPECT_EQ(test, DIV_ROUND_UP(nr, per_block),
+			pci_outgoing.blocks.nblocks);
 	/* The blocks, and what points to them */
 	KUNIT_EXPECT_EQ(test, nr_preserved_before + 1 + pci_outgoing.blocks.nblocks,
 			nr_preserved());

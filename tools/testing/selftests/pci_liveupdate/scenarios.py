@@ -536,13 +536,9 @@ OTHERS = [
     Scenario("off", list(switch("qemu-xhci", "qemu-xhci")), append="liveupdate=off", updates=0,
              on=DEMO, checks=[], lines={(1, "VMM: FAIL /dev/liveupdate open: No such"): 1,
                                         (1, "taint for vfio-noiommu cdev"): 2}),
-    *(Scenario(name, [], program="ls", updates=0, leaks=False, limit=120, checks=[checks.kunit],
-               append="kunit.autorun=1 kunit.filter_glob=pci_liveupdate "
-                      f"pci_liveupdate_kunit.{parameters}")
-      for name, parameters in (
-          ("kunit", "tables=100000"),
-          # The table that bench.py compares ours with does all that ours does
-          ("kunit_yardstick", "yardstick=1 pci_liveupdate_kunit.tables=100"))),
+    Scenario("kunit", [], program="ls", updates=0, leaks=False, limit=120, checks=[checks.kunit],
+             append="kunit.autorun=1 kunit.filter_glob=pci_liveupdate "
+                    "pci_liveupdate_kunit.tables=100000"),
     # A test that can't fail is no test
     Scenario("forgotten_nic", SWITCH, options="--forget", on=DEMO,
              checks=[checks.trace, checks.traffic],
