@@ -224,7 +224,7 @@ set border 3 lc rgb "#999999"
 set tics nomirror out textcolor rgb "#444444"
 set grid ytics lc rgb "#e6e6e6" lt 1
 set xrange [10:100000]
-set yrange [100:1000]
+set yrange [100:*]
 plot $data using 1:2 with linespoints lw 3 pt 7 lc rgb "#1f5fa8" notitle
 """
 

@@ -36,8 +36,8 @@
  *   ordinary again.
  *
  * A device is both when an update follows before the one before is finished, and
- * ordinary when it is neither. What it is stands in &pci_dev.liveupdate. All of these
- * hold pci_liveupdate_mutex:
+ * ordinary when it is neither. &pci_dev.liveupdate tells what it is. Each of these
+ * functions changes that with pci_liveupdate_mutex held:
  *
  * ====================  ==============================  =========================
  * From and to           Moved by                        Also held
@@ -58,8 +58,11 @@
  * incoming to ordinary  the last file is finished       LUO's lock of the FLB
  * ====================  ==============================  =========================
  *
- * A device that is both stays in the other state. A bridge moves with the first and the
- * last device below it. At boot enumeration is alone, without pci_rescan_remove_lock.
+ * pci_liveupdate_preserve() only tries pci_rescan_remove_lock. A device that is both stays
+ * in the other state, but removal ends both. A bridge becomes outgoing with the first
+ * device below it, and ordinary with the last one. It becomes incoming with its own
+ * enumeration, and ordinary with the last device that its record counts, or with the last
+ * file. At boot nothing else runs, and enumeration doesn't hold pci_rescan_remove_lock.
  *
  * An incoming table that can't be trusted is not used at all. The boot is then
  * *quarantined* until the last file is finished: no device is incoming, and each
@@ -67,7 +70,6 @@
  * bind, as the previous kernel would have done without a live update.
  */
 
-#define pr_fmt(fmt) "PCI: liveupdate: " fmt
 #define dev_fmt(fmt) "liveupdate: " fmt
 
 #include <linux/bitfield.h>
@@ -93,13 +95,14 @@
 #include <trace/events/pci_liveupdate.h>
 
 /*
- * Protects both tables and the struct pci_liveupdate of every device.
+ * Protects both tables and the struct pci_liveupdate of every device, but for what
+ * is said there to be under the device lock.
  *
- * Taken inside LUO's locks (those of the session, the file and the FLB, whose
- * callbacks take it), inside pci_rescan_remove_lock (enumeration, removal) and
- * inside the lock of a device (unbinding, drivers). None of these is taken while it
- * is held. LUO's FLB lock is also taken inside pci_rescan_remove_lock, so no FLB
- * callback may take pci_rescan_remove_lock.
+ * It is the innermost lock: taken inside LUO's locks (those of the session, the file
+ * and the FLB, whose callbacks take it), inside pci_rescan_remove_lock (enumeration,
+ * removal) and inside the lock of a device (unbinding, drivers). LUO's FLB lock is
+ * also taken inside pci_rescan_remove_lock, so no FLB callback may take that, and
+ * pci_liveupdate_preserve(), inside &luo_session.mutex, only tries it.
  *
  * pci_liveupdate_preserve() waits, inside LUO's locks and those of its caller, for
  * pci_restart_bridges(), which therefore doesn't wait for device locks.
@@ -283,7 +286,7 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unpreserve);
 
 /**
  * pci_liveupdate_finish - Make an incoming device ordinary
- * @dev: the device, which its driver has adopted; nothing happens if it isn't
+ * @dev: the device, which its driver has taken over; nothing happens if it isn't
  *       incoming
  *
  * MSI and MSI-X that the previous kernel has left enabled are turned off if the
@@ -328,7 +331,7 @@ void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
 EXPORT_SYMBOL_GPL(pci_liveupdate_abandon);
 
 /**
- * pci_liveupdate_is_incoming - Ask whether a device waits to be adopted
+ * pci_liveupdate_is_incoming - Ask whether a device is preserved and not finished yet
  * @dev: a device, or a bridge
  *
  * Context: any.

@@ -14,6 +14,7 @@
 #include <linux/cleanup.h>
 #include <linux/device.h>
 #include <linux/liveupdate.h>
+#include <linux/lockdep.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
@@ -45,7 +46,10 @@ static unsigned long pci_dev_key(struct pci_dev *dev)
 	return pci_record_key(pci_domain_nr(dev->bus), pci_dev_id(dev));
 }
 
-/* The record of a device that was not found yet: one that comes again is another. */
+/*
+ * The record of @dev; NULL also if enumeration has found a device at this address
+ * before: if that was removed, @dev is another one.
+ */
 VISIBLE_IF_KUNIT struct pci_dev_ser *pci_incoming_find(struct pci_incoming *in,
 						       struct pci_dev *dev)
 {
@@ -63,27 +67,6 @@ static void pci_incoming_found(struct pci_incoming *in, struct pci_dev *dev)
 /* How they become ordinary */
 
 /**
- * pci_incoming_let_go - Do what was put off: turn stale interrupts off, allow to sleep
- * @dev: device or bridge that has become ordinary
- *
- * Context: of a device under pci_liveupdate_mutex, of a bridge under its device lock.
- */
-void pci_incoming_let_go(struct pci_dev *dev)
-{
-	/* They are the previous kernel's if the driver doesn't use them */
-	if (dev->liveupdate.msi_adopted && !dev->msi_enabled)
-		pci_msi_init(dev);
-	if (dev->liveupdate.msi_adopted && !dev->msix_enabled)
-		pci_msix_init(dev);
-
-	if (!dev->liveupdate.held)
-		return;
-
-	WRITE_ONCE(dev->liveupdate.held, false);
-	pm_runtime_put(&dev->dev);
-}
-
-/**
  * pci_incoming_end - End the incoming state of one device or bridge
  * @dev: the device or bridge, which is incoming; those above it stay what they are
  *
@@ -91,6 +74,8 @@ void pci_incoming_let_go(struct pci_dev *dev)
  */
 void pci_incoming_end(struct pci_dev *dev)
 {
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
 	WRITE_ONCE(dev->liveupdate.incoming, 0);
 	xa_clear_mark(&pci_incoming.index, pci_dev_key(dev), PCI_RECORD_INCOMING);
 	trace_pci_liveupdate_finish(dev);
@@ -129,6 +114,8 @@ void pci_incoming_release_path(struct pci_dev *dev)
 {
 	struct pci_dev *pos = dev;
 
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
 	pci_incoming_release(dev);
 
 	while ((pos = pci_upstream_bridge(pos))) {
@@ -152,6 +139,8 @@ void pci_incoming_release_path(struct pci_dev *dev)
  */
 void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 {
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
 	pci_warn(dev, "DMA stopped: %s; restart its user\n", why);
 	pci_clear_master(dev);
 }
@@ -167,6 +156,8 @@ void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 void pci_incoming_release_all(void)
 {
 	struct pci_dev *dev = NULL;
+
+	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	for_each_pci_dev(dev) {
 		if (!dev->liveupdate.incoming)
@@ -456,8 +447,8 @@ bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
 }
 
 /*
- * Not what isn't decoded, and could be at an address that is another's by now: a
- * ROM that is off, and the BARs of virtual functions.
+ * Claim the resources that @dev decodes. It doesn't decode a ROM that is off, or the
+ * BARs of virtual functions: another device may have their addresses by now.
  */
 static void pci_incoming_claim(struct pci_dev *dev, int first, int end)
 {

@@ -14,12 +14,13 @@
 #include <linux/mutex_types.h>
 #include <linux/pci.h>
 #include <linux/types.h>
-#include <linux/workqueue_types.h>
 #include <linux/xarray.h>
 
+struct delayed_work;
 struct file_operations;
 struct liveupdate_flb;
 struct seq_operations;
+struct work_struct;
 
 /**
  * struct pci_outgoing - The table for the next kernel.
@@ -78,12 +79,12 @@ void pci_outgoing_drop_all(void);
 
 /* liveupdate_incoming.c */
 void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why);
-void pci_incoming_let_go(struct pci_dev *dev);
 void pci_incoming_end(struct pci_dev *dev);
 void pci_incoming_release_path(struct pci_dev *dev);
 void pci_incoming_release_all(void);
 
 /* liveupdate_ports.c */
+void pci_incoming_let_go(struct pci_dev *dev);
 void pci_liveupdate_queue_restart(void);
 void pci_liveupdate_flush_restart(void);
 
@@ -93,7 +94,6 @@ extern const struct seq_operations pci_table_sops;
 extern const struct file_operations *const pci_table_kunit_fops;
 extern struct delayed_work pci_restart_work;
 int pci_outgoing_get_path(struct pci_dev *dev);
-void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec);
 struct pci_dev_ser *pci_incoming_find(struct pci_incoming *in,
 				      struct pci_dev *dev);
 void pci_incoming_device_add(struct pci_incoming *in, struct pci_dev *dev);

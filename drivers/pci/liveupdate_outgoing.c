@@ -13,8 +13,10 @@
 #include <linux/bitfield.h>
 #include <linux/cleanup.h>
 #include <linux/device.h>
+#include <linux/err.h>
 #include <linux/kexec.h>
 #include <linux/list.h>
+#include <linux/lockdep.h>
 #include <linux/log2.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
@@ -102,7 +104,11 @@ static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
 	rec->subordinate = dev->subordinate->busn_res.end;
 }
 
-/* One that isn't ours, or that we have taken over from the previous kernel. */
+/*
+ * Whether the administrator has set driver_override: in this kernel or, as the
+ * incoming record says, in the previous one. What pci_incoming_set_driver() has
+ * set doesn't count.
+ */
 static bool pci_has_own_override(struct pci_dev *dev)
 {
 	if (dev->liveupdate.override_set)
@@ -120,7 +126,7 @@ static void pci_record_endpoint(struct pci_dev *dev, struct pci_dev_ser *rec)
 	pci_record_vf_bars(dev, rec);
 }
 
-VISIBLE_IF_KUNIT void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec)
+static void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec)
 {
 	memset(rec, 0, sizeof(*rec));
 	rec->domain = pci_domain_nr(dev->bus);
@@ -201,6 +207,8 @@ static void pci_outgoing_put(struct pci_dev *dev)
  */
 void pci_outgoing_put_path(struct pci_dev *dev, struct pci_dev *end)
 {
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
 	for (; dev != end; dev = pci_upstream_bridge(dev))
 		pci_outgoing_put(dev);
 }
@@ -344,6 +352,8 @@ int pci_outgoing_preserve(struct pci_dev *dev)
  */
 void pci_outgoing_forget(struct pci_dev *dev, const char *what)
 {
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
 	/* A table that was handed over is the next kernel's: it finds out. */
 	if (!dev->liveupdate.outgoing || kexec_in_progress)
 		return;
@@ -351,8 +361,10 @@ void pci_outgoing_forget(struct pci_dev *dev, const char *what)
 	pci_warn(dev, "%s while it was preserved; the next kernel won't know of it\n",
 		 what);
 	/*
-	 * The devices below a bridge leave before it does, and put it. If it is
-	 * here still its record is damaged, and those above it are right.
+	 * Removal takes the devices below a bridge first, and each of them puts
+	 * its reference on the bridge's record. If the bridge has a record even
+	 * so, the refcount of that is wrong. Those of the bridges above are right:
+	 * drop this one only.
 	 */
 	if (pci_is_endpoint(dev))
 		pci_outgoing_put_path(dev, NULL);
@@ -387,6 +399,8 @@ void pci_liveupdate_unbind_device(struct pci_dev *dev)
 void pci_outgoing_drop_all(void)
 {
 	struct pci_dev *dev, *prev;
+
+	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	list_for_each_entry_safe_reverse(dev, prev, &pci_outgoing.devices,
 					 liveupdate.node) {

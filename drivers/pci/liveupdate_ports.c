@@ -2,9 +2,9 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * Bridges that are ordinary again, because no device below them is preserved any more: the
- * services of a port, the driver of a hotplug controller and runtime PM were put off, and
- * are started by a worker.
+ * What was put off while a device was incoming, or a bridge above it: runtime PM, turning
+ * stale interrupts off, the services of a port, the driver of a hotplug controller. For
+ * bridges a worker makes up for it.
  */
 
 #define dev_fmt(fmt) "liveupdate: " fmt
@@ -19,10 +19,33 @@
 
 #include "liveupdate.h"
 #include "liveupdate_internal.h"
+#include "pci.h"
 #include "pcie/portdrv.h"
 
 /* At finish the users of all devices wait to go on: let them go first. */
 #define PCI_RESTART_DELAY	HZ
+
+/**
+ * pci_incoming_let_go - Do what was put off: turn stale interrupts off, allow to sleep
+ * @dev: device or bridge that has become ordinary
+ *
+ * Context: of a device under pci_liveupdate_mutex, of a bridge, by the worker, under
+ * its device lock.
+ */
+void pci_incoming_let_go(struct pci_dev *dev)
+{
+	/* They are the previous kernel's if the driver doesn't use them */
+	if (dev->liveupdate.msi_adopted && !dev->msi_enabled)
+		pci_msi_init(dev);
+	if (dev->liveupdate.msi_adopted && !dev->msix_enabled)
+		pci_msix_init(dev);
+
+	if (!dev->liveupdate.held)
+		return;
+
+	WRITE_ONCE(dev->liveupdate.held, false);
+	pm_runtime_put(&dev->dev);
+}
 
 static void pci_restart_bridge_locked(struct pci_dev *dev)
 {
@@ -103,8 +126,9 @@ void pci_liveupdate_queue_restart(void)
  * pci_liveupdate_flush_restart - Wait until no bridge is being restarted
  *
  * The worker tests pci_liveupdate_is_preserved() without pci_liveupdate_mutex, and then
- * starts services. One that has tested it before a bridge was preserved is done with
- * that bridge when this returns; one that tests it later leaves the bridge alone.
+ * starts services. If it has tested a bridge before that bridge was preserved, it has ended
+ * when this returns. If it tests the bridge later, it finds it preserved and leaves it
+ * alone.
  *
  * Context: called by pci_liveupdate_preserve(). May sleep.
  */

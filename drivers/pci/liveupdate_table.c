@@ -16,6 +16,7 @@
 #include <linux/kexec_handover.h>
 #include <linux/kho_block.h>
 #include <linux/list.h>
+#include <linux/lockdep.h>
 #include <linux/pci.h>
 #include <linux/printk.h>
 #include <linux/sched.h>
@@ -56,6 +57,8 @@ struct pci_dev_ser *pci_outgoing_alloc(void)
 	struct kho_block *block;
 	int err;
 
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
 	err = kho_block_set_grow(&out->blocks, out->ser->nr_devices + 1);
 	if (err)
 		return ERR_PTR(err);
@@ -75,6 +78,8 @@ struct pci_dev_ser *pci_outgoing_alloc(void)
  */
 struct pci_dev_ser *pci_outgoing_last(void)
 {
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
 	return pci_last_record(list_last_entry(&pci_outgoing.blocks.blocks,
 					       struct kho_block, list));
 }
@@ -88,6 +93,8 @@ void pci_outgoing_shrink(void)
 {
 	struct pci_outgoing *out = &pci_outgoing;
 	struct kho_block *block;
+
+	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	block = list_last_entry(&out->blocks.blocks, struct kho_block, list);
 	memset(pci_last_record(block), 0, sizeof(struct pci_dev_ser));
@@ -350,6 +357,8 @@ static int pci_incoming_read(struct pci_incoming *in)
  */
 void pci_incoming_free(struct pci_incoming *in)
 {
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
 	xa_destroy(&in->index);
 	kho_block_set_destroy(&in->blocks);
 	kho_restore_free(in->ser);
@@ -371,6 +380,8 @@ void pci_incoming_free(struct pci_incoming *in)
 int pci_incoming_load(struct pci_incoming *in, u64 pa)
 {
 	int err;
+
+	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	if (kho_preserved_size(pa) != PAGE_SIZE) {
 		pci_table_err("no preserved memory at %#llx", pa);
