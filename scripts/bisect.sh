@@ -4,7 +4,7 @@
 # Apply the mailed series to a clean tree with git am, one patch after the other, and
 # build after each: with the option on and off, VFIO in the kernel and as modules, with
 # gcc and clang. With W=1 and sparse, nothing may say more than before the first patch.
-# In the end the tree must be that of "make tree".
+# In the end the tree must be that of "make tree", but for whose copyright it is.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -122,6 +122,7 @@ clean_tree
 rm -f "$work"/series/0000-*
 git am -q "$work"/series/*.patch
 step configure_build
+our_files | xargs sed -i 's/\(Copyright (c) 2026, \).*/\1the PCI Live Update authors/'
 different=$(rsync -rlpmcni --delete --exclude=/.git --exclude=/.pc --exclude=/patches "$out/linux/" .)
 [ -z "$different" ] || die "git am doesn't make what is in out/linux:" "$different"
 

@@ -221,7 +221,7 @@ build()
 		while IFS= read -r line; do
 			case $line in
 			"  "[A-Z]*) n=$((n + 1)) ;;
-			make*directory* | "Kernel: "* | *"$not_a_finding") ;;
+			make*directory* | "Kernel: "* | *"$not_a_finding" | *": note: in included file:") ;;
 			*) printf '%s\n' "$line" ;;
 			esac
 			[ $SECONDS -lt $next ] || {

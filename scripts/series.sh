@@ -3,8 +3,8 @@
 #
 # Write the series as it is mailed to out/series, or to the directory given: a cover
 # letter, and a patch for each of patches/. "Files:" in a patch's header names those of
-# our files that come with it. Author and Signed-off-by are git's user.name and
-# user.email.
+# our files that come with it. Author, Signed-off-by and copyright are of git's user.name
+# and user.email.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -28,6 +28,12 @@ message()
 	sed '1,/^$/d; /^---$/,$d' "$top/patches/$1"
 }
 
+# A file of ours: the copyright is that of whoever signs off
+named()
+{
+	sed "s/\(Copyright .*\)the PCI Live Update authors\$/\1$name/" "$1"
+}
+
 # Copy those of our files that come with a patch
 bring()
 {
@@ -39,6 +45,7 @@ bring()
 			[[ $file == $pattern ]] || continue
 			[ ! -e "$file" ] || die "$file comes with $1, and with a patch before it"
 			(cd "$top" && cp --parents "$file" "$repo")
+			named "$top/$file" >"$file"
 		done
 	done
 }
@@ -56,7 +63,7 @@ check()
 
 	patched_files | cat - <(our_files) | while read -r file; do
 		[ -e "$file" ] || die "no patch in patches/ names $file in its Files:"
-		cmp "$file" "$out/linux/$file" ||
+		cmp "$file" <(named "$out/linux/$file") ||
 			die "$file isn't what is in out/linux"
 	done
 }
@@ -76,6 +83,7 @@ git config core.hooksPath /dev/null
 for key in user.name user.email; do
 	! value=$(git -C "$top" config $key) || git config $key "$value"
 done
+name=$(git var GIT_AUTHOR_IDENT | sed 's/ <.*//; s,[&/\\],\\&,g')
 set -f	# patterns are for bring()
 patched_files | rsync -lp --files-from=- "$out/linux.orig/" .
 commit -m "$(cat "$out/linux.orig.id")"
