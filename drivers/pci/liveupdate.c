@@ -2,8 +2,9 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * PCI live update: what it is, its locks, the life of its tables, and what drivers call. The
- * other parts are in liveupdate_*.c; liveupdate_internal.h says what they share.
+ * PCI live update: overview, locks, the life of the tables, and the functions that drivers
+ * call. The other parts are in liveupdate_*.c; liveupdate_internal.h declares what all these
+ * files share.
  */
 
 /**
@@ -11,33 +12,33 @@
  *
  * A live update replaces the running kernel with kexec. Drivers that hand the
  * files of their users to the Live Update Orchestrator (LUO) can keep their
- * devices running meanwhile: doing DMA, with every register as it is. The PCI
- * core keeps the table of these devices, gives it to the next kernel, and in
- * both kernels leaves the devices and the bridges above them alone.
+ * devices running meanwhile: the devices do DMA, and their registers stay as they
+ * are. The PCI core keeps a table of these devices, gives the table to the next
+ * kernel, and in both kernels leaves the devices and the bridges above them alone.
  *
- * The table is File-Lifecycle-Bound data (FLB) of LUO: there is one in the
- * system, which all drivers share. It comes into being when the first file
- * whose handler depends on it is preserved, and goes when the last such file is
+ * The table is File-Lifecycle-Bound data (FLB) of LUO: all drivers share the one
+ * table of the system. The table is created when the first file whose handler
+ * depends on the table is preserved, and freed when the last such file is
  * unpreserved or, in the next kernel, finished.
  *
  * A device is in up to two of these states:
  *
  * outgoing
- *   This kernel preserves it for the next one. pci_liveupdate_preserve() writes
- *   a record into the outgoing table for the device, and takes a reference on
- *   the record of every bridge between it and the root bus.
- *   pci_liveupdate_unpreserve() cancels that. At the kexec neither the device
- *   nor its bridges are shut down.
+ *   This kernel preserves the device for the next kernel.
+ *   pci_liveupdate_preserve() adds a record of the device to the outgoing table,
+ *   and takes a reference on the record of every bridge between the device and
+ *   the root bus. pci_liveupdate_unpreserve() undoes both. At the kexec neither
+ *   the device nor these bridges are shut down.
  *
  * incoming
- *   The previous kernel preserved it for this one. Enumeration finds it in the
- *   incoming table by domain and BDF, adopts it as it is, and lets it bind only
- *   to the driver that it had. pci_liveupdate_finish() ends this: the device is
- *   ordinary again.
+ *   The previous kernel preserved the device for this kernel. Enumeration looks
+ *   the device up in the incoming table by domain and BDF, adopts it as it is, and
+ *   lets it bind only to the driver that it had. pci_liveupdate_finish() makes the
+ *   device ordinary again.
  *
- * A device is both when an update follows before the one before is finished, and
- * ordinary when it is neither. &pci_dev.liveupdate tells what it is. Each of these
- * functions changes that with pci_liveupdate_mutex held:
+ * A device is both if the next update begins before the previous update is finished,
+ * and ordinary if it is neither. &pci_dev.liveupdate holds the state. Each of these
+ * functions changes the state with pci_liveupdate_mutex held:
  *
  * ====================  ==============================  =========================
  * From and to           Moved by                        Also held
@@ -58,16 +59,17 @@
  * incoming to ordinary  the last file is finished       LUO's lock of the FLB
  * ====================  ==============================  =========================
  *
- * pci_liveupdate_preserve() only tries pci_rescan_remove_lock. A device that is both stays
- * in the other state, but removal ends both. A bridge becomes outgoing with the first
- * device below it, and ordinary with the last one. It becomes incoming with its own
- * enumeration, and ordinary with the last device that its record counts, or with the last
- * file. At boot nothing else runs, and enumeration doesn't hold pci_rescan_remove_lock.
+ * pci_liveupdate_preserve() only tries pci_rescan_remove_lock. For a device that is both,
+ * pci_liveupdate_remove_device() ends both states, any other function only one. A bridge
+ * becomes outgoing with the first outgoing device below it, and ordinary with the last such
+ * device. A bridge becomes incoming when enumeration finds it, and ordinary with the last
+ * device that its record counts, or when the last file is finished. At boot nothing else
+ * runs, and enumeration doesn't hold pci_rescan_remove_lock.
  *
  * An incoming table that can't be trusted is not used at all. The boot is then
  * *quarantined* until the last file is finished: no device is incoming, and each
- * endpoint that is found with bus mastering on is quiesced before a driver can
- * bind, as the previous kernel would have done without a live update.
+ * endpoint that enumeration finds with bus mastering on is quiesced before a driver
+ * can bind, as the previous kernel would have done without a live update.
  */
 
 #define dev_fmt(fmt) "liveupdate: " fmt
@@ -95,17 +97,19 @@
 #include <trace/events/pci_liveupdate.h>
 
 /*
- * Protects both tables and the struct pci_liveupdate of every device, but for what
- * is said there to be under the device lock.
+ * Protects both tables and every device's struct pci_liveupdate, except for the fields
+ * whose kernel-doc says what else protects them.
  *
- * It is the innermost lock: taken inside LUO's locks (those of the session, the file
- * and the FLB, whose callbacks take it), inside pci_rescan_remove_lock (enumeration,
- * removal) and inside the lock of a device (unbinding, drivers). LUO's FLB lock is
- * also taken inside pci_rescan_remove_lock, so no FLB callback may take that, and
- * pci_liveupdate_preserve(), inside &luo_session.mutex, only tries it.
+ * This is the innermost lock: it nests inside LUO's locks of the session, the file and
+ * the FLB (LUO's callbacks take it), inside pci_rescan_remove_lock (enumeration and
+ * removal take it), and inside device locks (unbinding and drivers take it). Enumeration
+ * also takes LUO's FLB lock inside pci_rescan_remove_lock. So no FLB callback may take
+ * pci_rescan_remove_lock, and pci_liveupdate_preserve(), which LUO calls with
+ * &luo_session.mutex held, only tries pci_rescan_remove_lock.
  *
- * pci_liveupdate_preserve() waits, inside LUO's locks and those of its caller, for
- * pci_restart_bridges(), which therefore doesn't wait for device locks.
+ * pci_liveupdate_preserve() waits for pci_restart_bridges() while LUO and the caller hold
+ * locks. So pci_restart_bridges() only tries device locks, except that device_attach()
+ * waits for the lock of a conventional bridge without a driver.
  */
 DEFINE_MUTEX(pci_liveupdate_mutex);
 
@@ -142,7 +146,7 @@ static void pci_flb_unpreserve(struct liveupdate_flb_op_args *args)
 	WRITE_ONCE(out->ser, NULL);
 }
 
-/* Never fails: LUO would remember the error and could not finish the files. */
+/* Never fails: LUO would remember an error, and couldn't finish the files. */
 static int pci_flb_retrieve(struct liveupdate_flb_op_args *args)
 {
 	struct pci_incoming *in = &pci_incoming;
@@ -223,22 +227,22 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * @dev: an endpoint; the caller is its driver and holds a reference
  *
  * Puts the device and all bridges above it into the table, or none of them. From
- * here to finish, neither kernel changes their configuration but for what the
- * driver asks for.
+ * here to finish, neither kernel changes their configuration, except as the driver
+ * asks.
  *
  * Context: called from .preserve of a file handler that was registered with
- * pci_liveupdate_register_flb(), not with a device lock held. May sleep.
+ * pci_liveupdate_register_flb(), with no device lock held. May sleep.
  *
  * Return:
- * * 0: it is preserved
+ * * 0: @dev is preserved
  * * -EOPNOTSUPP: live update is off
  * * -EBUSY: @dev is outgoing already, or the table has been handed over
- * * -EINVAL: a kind of device that can't be preserved; a warning says why
+ * * -EINVAL: @dev can't be preserved; a warning says why
  * * -ENODEV: @dev has been removed
- * * -EAGAIN: a rescan, a hot-plug or a removal is going on; try again
- * * -ENOENT: there is no outgoing table: not called from .preserve
+ * * -EAGAIN: a rescan, a hot-plug or a removal holds pci_rescan_remove_lock; try again
+ * * -ENOENT: there is no outgoing table, as the caller isn't .preserve
  * * -ENOMEM, -ENOSPC: the table can't grow; nothing has changed
- * * what pm_runtime_resume_and_get() returned: it can't be brought to D0
+ * * the error of pm_runtime_resume_and_get(): @dev can't be brought to D0
  */
 int pci_liveupdate_preserve(struct pci_dev *dev)
 {
@@ -249,16 +253,16 @@ int pci_liveupdate_preserve(struct pci_dev *dev)
 	if (err)
 		return err;
 
-	/* Runtime PM of a removed device is off */
+	/* A removed device can't be resumed: its runtime PM is disabled */
 	err = test_bit(PCI_DEV_REMOVED, &dev->priv_flags) ?
 		      -ENODEV : pm_runtime_resume_and_get(&dev->dev);
 	if (!err) {
 		err = pci_outgoing_preserve(dev);
-		/* From here on its record keeps it resumed */
+		/* If @dev is preserved, its record keeps it resumed */
 		pm_runtime_put(&dev->dev);
 	}
 
-	/* The worker may have tested the bridges before they were preserved */
+	/* pci_restart_bridges() may have tested the bridges before they were preserved */
 	if (!err)
 		pci_liveupdate_flush_restart();
 
@@ -269,7 +273,7 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_preserve);
 
 /**
  * pci_liveupdate_unpreserve - Cancel pci_liveupdate_preserve()
- * @dev: the device; nothing happens if it isn't outgoing, as after its removal or
+ * @dev: the device; nothing happens if @dev isn't outgoing, as after its removal, or
  *       after its driver was unbound
  *
  * Context: called from .unpreserve of the file handler. May sleep.
@@ -286,15 +290,15 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unpreserve);
 
 /**
  * pci_liveupdate_finish - Make an incoming device ordinary
- * @dev: the device, which its driver has taken over; nothing happens if it isn't
+ * @dev: the device, which its driver has taken over; nothing happens if @dev isn't
  *       incoming
  *
- * MSI and MSI-X that the previous kernel has left enabled are turned off if the
- * driver doesn't use them.
+ * Turns MSI and MSI-X off if the previous kernel left them enabled and the driver
+ * doesn't use them.
  *
  * Context: called from .finish of the file handler, or from the driver's .remove for
- * a device that it had taken over; not while the driver allocates interrupt vectors.
- * May sleep.
+ * a device that the driver had taken over; not while the driver allocates interrupt
+ * vectors. May sleep.
  */
 void pci_liveupdate_finish(struct pci_dev *dev)
 {
@@ -307,13 +311,14 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_finish);
 
 /**
  * pci_liveupdate_abandon - Give up an incoming device that nobody will finish
- * @dev: the device; nothing happens if it isn't incoming
+ * @dev: the device; nothing happens if @dev isn't incoming
  * @why: what happened, for the administrator
  *
- * Stops the device's DMA, as the memory that it goes to will be used for something
- * else when the files of its user are finished. The device is ordinary then.
+ * Stops the device's DMA, and makes the device ordinary. When the files of the
+ * device's user are finished, the memory that the DMA goes to will be used for
+ * something else.
  *
- * For a .retrieve that fails, as LUO doesn't try again.
+ * For a .retrieve that fails, as LUO doesn't call .retrieve again.
  *
  * Context: not while a driver is being bound or allocates interrupt vectors. May
  * sleep.
@@ -331,7 +336,7 @@ void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
 EXPORT_SYMBOL_GPL(pci_liveupdate_abandon);
 
 /**
- * pci_liveupdate_is_incoming - Ask whether a device is preserved and not finished yet
+ * pci_liveupdate_is_incoming - Check whether a device is preserved and not finished yet
  * @dev: a device, or a bridge
  *
  * Context: any.
@@ -350,13 +355,13 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
  * @domain: PCI segment group, from when the file was preserved
  * @bdf:    bus, device and function, as in PCI_DEVID()
  *
- * For .retrieve, and for .can_finish: a file whose device isn't incoming, as it is
- * gone, not found yet, given up, or in quarantine, has nothing to wait for. It is the
- * driver's to know whether the device was still that of the file at the kexec.
+ * For .retrieve, and for .can_finish: a file has nothing to wait for if its device is
+ * gone, not found yet, given up, or in quarantine, and so isn't incoming. The driver
+ * must know whether the device still belonged to the file at the kexec.
  *
  * Context: may sleep.
- * Return: the device, which the caller gives back with pci_dev_put(); NULL if there
- * is none or if it isn't incoming.
+ * Return: the device, which the caller releases with pci_dev_put(); NULL if no device
+ * is found, or if the device isn't incoming.
  */
 struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf)
 {
@@ -371,15 +376,15 @@ struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf)
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_get_incoming);
 
-/* What the PCI core asks in both directions */
+/* What the PCI core asks about outgoing and incoming devices */
 
 /**
- * pci_liveupdate_is_preserved - Ask whether a device may be reconfigured
+ * pci_liveupdate_is_preserved - Check whether a device is outgoing or incoming
  * @dev: a device, or a bridge
  *
  * Context: any.
  * Return: true if @dev is outgoing or incoming, so that the PCI core must not
- * change what it is.
+ * reconfigure it.
  */
 bool pci_liveupdate_is_preserved(struct pci_dev *dev)
 {
@@ -388,13 +393,13 @@ bool pci_liveupdate_is_preserved(struct pci_dev *dev)
 }
 
 /**
- * pci_liveupdate_keep_resource - Ask whether a resource stays what it is
+ * pci_liveupdate_keep_resource - Check whether a resource must stay as it is
  * @dev: a device, or a bridge
  * @res: one of its resources
  *
  * Context: any.
- * Return: true if @dev is preserved, so that nothing may be assigned to @res.
- * But to a ROM that is off it can be, as that isn't written to the device.
+ * Return: true if @dev is preserved, so that no address may be assigned to @res;
+ * false for a disabled ROM whose address isn't written to the device.
  */
 bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res)
 {
@@ -406,11 +411,11 @@ bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res)
 }
 
 /**
- * pci_liveupdate_keep_master - Ask whether a disabled device goes on with DMA
+ * pci_liveupdate_keep_master - Check whether a disabled device stays bus master
  * @dev: device or bridge that pci_disable_device() is about to disable
  *
- * Return: true for a bridge that is preserved, as the devices below need it, and for
- * an incoming device that its driver hasn't taken over with pci_set_master().
+ * Return: true for a preserved bridge, which the devices below it need, and for an
+ * incoming device that its driver hasn't taken over with pci_set_master().
  */
 bool pci_liveupdate_keep_master(struct pci_dev *dev)
 {
@@ -421,10 +426,10 @@ bool pci_liveupdate_keep_master(struct pci_dev *dev)
 }
 
 /**
- * pci_liveupdate_keep_bus_numbers - Ask whether bus numbers must stay
+ * pci_liveupdate_keep_bus_numbers - Check whether bridges must keep their bus numbers
  *
  * Context: enumeration. May sleep.
- * Return: true as long as there are outgoing or incoming devices, or a quarantine:
+ * Return: true as long as there is an outgoing or an incoming table, or a quarantine:
  * no bridge that has bus numbers may be given others.
  */
 bool pci_liveupdate_keep_bus_numbers(void)
@@ -444,15 +449,16 @@ bool pci_liveupdate_keep_bus_numbers(void)
 /**
  * pci_liveupdate_bus_numbers_ok - Check the bus numbers of a preserved bridge
  * @bridge: the bridge, which is about to be scanned
- * @buses:  its Primary Bus Number register and the two that follow
- * @max:    highest bus number that is taken; raised to that of @bridge, as what
- *          was below it may still use its numbers
+ * @buses:  the dword that was read from its %PCI_PRIMARY_BUS
+ * @max:    highest bus number that is taken; if @bridge has lost its bus numbers,
+ *          raised to its subordinate bus, old and new, as the devices that were
+ *          below @bridge may still use the old bus numbers
  *
- * If an incoming bridge has lost its numbers, DMA from below it is stopped: nobody
- * will find the devices, to stop them at finish.
+ * If an incoming bridge has lost its bus numbers, stops DMA from below it: the devices
+ * there won't be enumerated, so finish couldn't stop them.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
- * Return: false if the bridge has lost its numbers, and must not be scanned.
+ * Return: false if @bridge has lost its bus numbers, and must not be scanned.
  */
 bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
 {
@@ -488,8 +494,8 @@ bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
  * pci_liveupdate_remove_device - Forget a device that is removed
  * @dev: device whose driver is unbound and whose registration is being undone
  *
- * Whatever its driver does later, the device leaves the tables here, together
- * with its references on the bridges above.
+ * Ends both states of the device, and puts its references on the bridges above, even
+ * if its driver finishes or unpreserves the device only later.
  *
  * Context: pci_rescan_remove_lock is held. May sleep.
  */

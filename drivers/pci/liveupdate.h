@@ -2,7 +2,7 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * What the PCI core calls to keep its hands off preserved devices.
+ * What the PCI core calls so that it leaves preserved devices alone.
  */
 
 #ifndef DRIVERS_PCI_LIVEUPDATE_H
@@ -37,7 +37,7 @@ bool pci_liveupdate_is_preserved(struct pci_dev *dev);
 void pci_liveupdate_unbind_device(struct pci_dev *dev);
 void pci_liveupdate_remove_device(struct pci_dev *dev);
 
-/* Renumbering would cut off what a live update keeps running. */
+/* Renumbering the buses would cut off the devices that a live update keeps running. */
 static inline bool pci_liveupdate_assign_all_busses(void)
 {
 	return pcibios_assign_all_busses() && !pci_liveupdate_keep_bus_numbers();
@@ -154,7 +154,7 @@ static inline void pci_liveupdate_remove_device(struct pci_dev *dev)
 {
 }
 
-/* A macro: with an inline function gcc 14 orders the code of the caller differently */
+/* A macro, as gcc 14 orders the caller's code differently for an inline function */
 #define pci_liveupdate_assign_all_busses()	pcibios_assign_all_busses()
 
 #endif /* CONFIG_PCI_LIVEUPDATE */

@@ -2,8 +2,8 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * What can be seen of PCI live update: the summary of what enumeration has found, and the
- * tables in debugfs.
+ * What the administrator sees of PCI live update: a summary of the incoming devices that
+ * enumeration has found, and both tables in debugfs.
  */
 
 #define pr_fmt(fmt) "PCI: liveupdate: " fmt
@@ -23,7 +23,7 @@
 
 #include "liveupdate_internal.h"
 
-/* What enumeration found */
+/* Summary of enumeration */
 
 VISIBLE_IF_KUNIT void pci_incoming_report(struct pci_incoming *in)
 {
@@ -120,7 +120,7 @@ static int pci_table_show(struct seq_file *m, void *v)
 		return 0;
 	}
 
-	/* A free slot */
+	/* Skip a free slot */
 	if (!rec->refcount)
 		return 0;
 

@@ -3,7 +3,7 @@
  * Copyright (c) 2026, the PCI Live Update authors
  *
  * Devices that the previous kernel has preserved: how enumeration finds and adopts them, what
- * it asks about them, and how they become ordinary.
+ * enumeration asks about them, and how finish makes them ordinary.
  */
 
 #define dev_fmt(fmt) "liveupdate: " fmt
@@ -28,7 +28,7 @@
 
 #include <trace/events/pci_liveupdate.h>
 
-/* No driver has this name: a device that had none stays without one. */
+/* No driver has this name: a device that had no driver stays without a driver. */
 #define PCI_LIVEUPDATE_NO_DRIVER	"none"
 
 /* Records of devices */
@@ -47,8 +47,8 @@ static unsigned long pci_dev_key(struct pci_dev *dev)
 }
 
 /*
- * The record of @dev; NULL also if enumeration has found a device at this address
- * before: if that was removed, @dev is another one.
+ * Return the record of @dev. Return NULL if there is none, or if enumeration has already
+ * found a device at @dev's address: that device may be gone, and @dev another device.
  */
 VISIBLE_IF_KUNIT struct pci_dev_ser *pci_incoming_find(struct pci_incoming *in,
 						       struct pci_dev *dev)
@@ -64,11 +64,11 @@ static void pci_incoming_found(struct pci_incoming *in, struct pci_dev *dev)
 	xa_set_mark(&in->index, pci_dev_key(dev), PCI_RECORD_FOUND);
 }
 
-/* How they become ordinary */
+/* From incoming to ordinary */
 
 /**
  * pci_incoming_end - End the incoming state of one device or bridge
- * @dev: the device or bridge, which is incoming; those above it stay what they are
+ * @dev: an incoming device or bridge; the bridges above it keep their state
  *
  * Context: pci_liveupdate_mutex is held.
  */
@@ -89,7 +89,7 @@ static void pci_incoming_release_bridge(struct pci_dev *bridge)
 	pci_liveupdate_queue_restart();
 }
 
-/* The device is ordinary from here on, whatever happens to its bridges. */
+/* Make @dev ordinary, but leave the bridges above it to the caller. */
 static void pci_incoming_release(struct pci_dev *dev)
 {
 	pci_incoming_end(dev);
@@ -105,8 +105,8 @@ static void pci_incoming_release(struct pci_dev *dev)
 }
 
 /**
- * pci_incoming_release_path - Make a device ordinary, and the bridges that were for it
- * @dev: the device, which is incoming
+ * pci_incoming_release_path - Make a device and the bridges that only it needs ordinary
+ * @dev: an incoming device
  *
  * Context: pci_liveupdate_mutex is held. May sleep.
  */
@@ -119,7 +119,7 @@ void pci_incoming_release_path(struct pci_dev *dev)
 	pci_incoming_release(dev);
 
 	while ((pos = pci_upstream_bridge(pos))) {
-		/* Not adopted if it was replaced during the kexec. */
+		/* All bridges above an adopted device are incoming, but never wrap around. */
 		if (!pos->liveupdate.incoming)
 			continue;
 		if (pos->liveupdate.incoming == 1)
@@ -131,7 +131,7 @@ void pci_incoming_release_path(struct pci_dev *dev)
 }
 
 /**
- * pci_liveupdate_quiesce - Stop the DMA of a device, and say so
+ * pci_liveupdate_quiesce - Stop the DMA of a device, and warn about it
  * @dev: the device
  * @why: what has happened, for the administrator
  *
@@ -146,10 +146,10 @@ void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 }
 
 /**
- * pci_incoming_release_all - Make every device ordinary that is incoming still
+ * pci_incoming_release_all - Make every device and bridge that is still incoming ordinary
  *
- * The memory that their DMA goes to is about to be used for something else: those that
- * no driver has finished are stopped.
+ * No driver has finished these devices. Stops their DMA, as the memory that it goes to is
+ * about to be used for something else.
  *
  * Context: pci_liveupdate_mutex is held. May sleep.
  */
@@ -171,11 +171,11 @@ void pci_incoming_release_all(void)
 	}
 }
 
-/* How enumeration adopts them */
+/* From ordinary to incoming */
 
 /*
- * A reset clears the BARs (PCIe r7.0, sec 7.5.1.2.1), and a new device comes with
- * BARs that are clear. Of one without BARs nothing can be said.
+ * A reset clears the BARs (PCIe r7.0, sec 7.5.1.2.1), and the BARs of a new device are
+ * clear. The reset of a bridge, or of a device without BARs, isn't noticed here.
  */
 static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
 {
@@ -184,7 +184,7 @@ static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
 	u32 bar, mask;
 
 	for (int i = 0; i < nr_bars; i++) {
-		/* The upper half of a 64-bit BAR has no size, and no flags. */
+		/* The upper half of a 64-bit BAR has no size, and no flag bits. */
 		mask = rec->bar_order[i] ? ~0xf : ~0;
 		pci_read_config_dword(dev, PCI_BASE_ADDRESS_0 + 4 * i, &bar);
 		if (bar & mask)
@@ -262,12 +262,13 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 }
 
 /**
- * pci_liveupdate_setup_device - Look whether a new device is incoming
- * @dev: the device that pci_setup_device() is setting up; its vendor, device and
- *       header type are known and nothing was written to it yet
+ * pci_liveupdate_setup_device - Check whether a new device is incoming, and mark it
+ * @dev: the device that pci_setup_device() is setting up; its vendor ID, device ID and
+ *       header type are known, and nothing was written to it yet
  *
  * Marks a device or bridge that the previous kernel preserved, so that the rest
- * of enumeration adopts it. In a quarantined boot stops the DMA of an endpoint.
+ * of enumeration adopts it. In a quarantined boot, stops the DMA of @dev if it is an
+ * endpoint with bus mastering on.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
  */
@@ -289,7 +290,7 @@ void pci_liveupdate_setup_device(struct pci_dev *dev)
 	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
 }
 
-/* Let @dev bind only to the driver that it had. */
+/* Let @dev bind only to the driver that it had in the previous kernel, if any. */
 static int pci_incoming_set_driver(struct pci_dev *dev)
 {
 	const char *driver = dev->liveupdate.record.driver;
@@ -331,15 +332,16 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
 }
 
 /**
- * pci_liveupdate_device_add - Add a device, bound to the driver that it had
+ * pci_liveupdate_device_add - Add a device, and let it bind only to the driver that it had
  * @dev: the device, which may be incoming
  *
- * In place of device_add(). A native driver that was faster than userspace would
- * reset an incoming device. Bridges bind as usual. If there is no memory for the
- * name of the driver the device is stopped, as then any driver can bind.
+ * Enumeration calls this function in place of device_add(). A native driver that bound to
+ * an incoming device before userspace acts would reset the device. Bridges bind as usual.
+ * If there is no memory for the name of the driver, any driver can bind, so the device's
+ * DMA is stopped.
  *
- * The table is held until the device is known to the driver core: only then can
- * pci_flb_finish() see it.
+ * Holds a reference on the incoming table until device_add() has returned: pci_flb_finish()
+ * finds only devices that the driver core knows.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
  * Return: the result of device_add().
@@ -353,7 +355,7 @@ int pci_liveupdate_device_add(struct pci_dev *dev)
 		return device_add(&dev->dev);
 
 	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in)) {
-		/* Found while the last file was being finished. */
+		/* The last file was finished after enumeration had marked @dev. */
 		scoped_guard(mutex, &pci_liveupdate_mutex) {
 			pci_liveupdate_quiesce(dev, "found after its live update was finished");
 			pci_incoming_release(dev);
@@ -371,12 +373,13 @@ int pci_liveupdate_device_add(struct pci_dev *dev)
 
 /* What enumeration asks */
 
-/* What would be read back from each BAR after writing all ones. */
+/* Compute what each BAR would read back after all ones were written to it. */
 static void pci_bar_masks(const u8 *order, u32 *masks, unsigned int howmany)
 {
 	/*
-	 * A slot without a size behind one that has one is the upper half of a
-	 * 64-bit BAR, or is unused: __pci_read_base() takes all ones for that.
+	 * A slot without a size after a slot with a size is the upper half of a
+	 * 64-bit BAR, or is unused. __pci_read_base() takes a slot with all ones for
+	 * unused.
 	 */
 	for (unsigned int i = 0; i < howmany; i++) {
 		u64 mask = order[i] ? GENMASK_ULL(63, order[i]) : 0;
@@ -390,13 +393,13 @@ static void pci_bar_masks(const u8 *order, u32 *masks, unsigned int howmany)
 
 /**
  * pci_liveupdate_bar_masks - Get the size masks of BARs without writing to them
- * @dev:     device that pci_read_bases() looks at
- * @bars:    [OUT] what would be read back from each BAR after writing all ones
+ * @dev:     device whose BARs pci_read_bases() reads
+ * @bars:    [OUT] what each BAR would read back after all ones were written to it
  * @howmany: number of BARs
  * @rom:     [OUT] the same for the ROM BAR
  *
- * Return: true if @dev is incoming, and @bars and @rom are filled in from its
- * record; false if the BARs must be sized.
+ * Return: true if @dev is incoming, and @bars and @rom were filled in from its
+ * record; false if the caller must size the BARs.
  */
 bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
 			      unsigned int howmany, u32 *rom)
@@ -413,11 +416,11 @@ bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
 
 /**
  * pci_liveupdate_vf_bar_masks - Get the size masks of VF BARs without writing
- * @dev:  device that sriov_init() looks at
- * @bars: [OUT] what would be read back from each VF BAR after writing all ones
+ * @dev:  device that sriov_init() sets up
+ * @bars: [OUT] what each VF BAR would read back after all ones were written to it
  *
- * Return: true if @dev is incoming, and @bars is filled in from its record; false
- * if the VF BARs must be sized.
+ * Return: true if @dev is incoming, and @bars was filled in from its record; false
+ * if the caller must size the VF BARs.
  */
 bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars)
 {
@@ -430,12 +433,12 @@ bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars)
 }
 
 /**
- * pci_liveupdate_max_vf_buses - Learn how many buses virtual functions may need
- * @dev: device that sriov_init() looks at
- * @max: [OUT] highest bus number
+ * pci_liveupdate_max_vf_buses - Get the highest bus number of virtual functions
+ * @dev: device that sriov_init() sets up
+ * @max: [OUT] highest bus number that the device's virtual functions could have
  *
- * Return: true if @dev is incoming, and @max is what its record says; false if
- * NumVFs must be stepped to find out.
+ * Return: true if @dev is incoming, and @max was filled in from its record; false
+ * if the caller must write NumVFs to find out.
  */
 bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
 {
@@ -447,8 +450,9 @@ bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
 }
 
 /*
- * Claim the resources that @dev decodes. It doesn't decode a ROM that is off, or the
- * BARs of virtual functions: another device may have their addresses by now.
+ * Claim those resources from @first to @end that @dev decodes. @dev doesn't decode a
+ * disabled ROM or the BARs of its virtual functions, and another device may have got
+ * their addresses by now.
  */
 static void pci_incoming_claim(struct pci_dev *dev, int first, int end)
 {
@@ -477,11 +481,12 @@ static bool pci_has_claimed_window(struct pci_dev *bridge)
 }
 
 /**
- * pci_liveupdate_claim_resources - Claim what incoming devices on a bus have
- * @bus: bus whose devices are known, those below bridges not yet
+ * pci_liveupdate_claim_resources - Claim the resources of incoming devices on a bus
+ * @bus: bus whose devices are known; the devices below its bridges aren't known yet
  *
- * Before anything is assigned to other devices, so that these are placed around
- * it. Claims the windows of the bridge to @bus, too, if that is incoming.
+ * Enumeration calls this function before it assigns addresses to other devices, so that
+ * it places those around the claimed ones. Also claims the windows of the bridge to @bus
+ * if that bridge is incoming.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot.
  */
@@ -490,7 +495,7 @@ void pci_liveupdate_claim_resources(struct pci_bus *bus)
 	struct pci_dev *bridge = bus->self, *dev;
 
 	if (bridge && pci_liveupdate_is_incoming(bridge)) {
-		/* Some architectures look at windows only later */
+		/* Some architectures read the windows only later */
 		if (!bridge->resource[PCI_BRIDGE_MEM_WINDOW].flags &&
 		    !pci_has_claimed_window(bridge))
 			pci_read_bridge_bases(bus);
@@ -505,11 +510,11 @@ void pci_liveupdate_claim_resources(struct pci_bus *bus)
 }
 
 /**
- * pci_liveupdate_bridge_windows - Learn which windows a bridge has
- * @bridge: bridge that pci_read_bridge_windows() looks at
+ * pci_liveupdate_bridge_windows - Set which windows a bridge has without writing to them
+ * @bridge: bridge whose windows pci_read_bridge_windows() is about to probe
  *
- * Return: true if @bridge is incoming, and what its record says was taken over;
- * false if the windows must be probed by writing to them.
+ * Return: true if @bridge is incoming, and its windows were set from its record;
+ * false if the caller must probe the windows by writing to them.
  */
 bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
 {
@@ -528,11 +533,11 @@ bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
 }
 
 /**
- * pci_liveupdate_can_init_sriov - Ask whether SR-IOV of a device can be used
- * @dev: device that has the capability
+ * pci_liveupdate_can_init_sriov - Check whether SR-IOV of a device can be used
+ * @dev: device that has the SR-IOV capability
  *
- * Return: false if @dev is incoming and the previous kernel has recorded nothing
- * about its virtual functions, as when it was built without SR-IOV.
+ * Return: false if @dev is incoming and the previous kernel recorded nothing about
+ * its virtual functions, as when that kernel was built without SR-IOV.
  */
 bool pci_liveupdate_can_init_sriov(struct pci_dev *dev)
 {
@@ -541,11 +546,11 @@ bool pci_liveupdate_can_init_sriov(struct pci_dev *dev)
 }
 
 /**
- * pci_liveupdate_keep_msi - Ask whether MSI and MSI-X stay as they were found
- * @dev: device that has one of them enabled
+ * pci_liveupdate_keep_msi - Check whether MSI and MSI-X must stay enabled
+ * @dev: device that enumeration found with MSI or MSI-X enabled
  *
- * Return: true if @dev is incoming. They are turned off at finish then, if nobody
- * uses them.
+ * Return: true if @dev is incoming. pci_incoming_let_go() then turns off what the
+ * driver of @dev doesn't use.
  */
 bool pci_liveupdate_keep_msi(struct pci_dev *dev)
 {
@@ -558,11 +563,11 @@ bool pci_liveupdate_keep_msi(struct pci_dev *dev)
 
 #ifdef CONFIG_PCIE_PTM
 /**
- * pci_liveupdate_ptm_enabled - Count the users of a bridge's PTM
+ * pci_liveupdate_ptm_enabled - Get the initial number of users of a device's PTM
  * @dev: device with the PTM capability that is being enumerated
  *
- * Return: 1 for an incoming bridge that has PTM enabled; so it stays until the
- * bridge is enumerated again. 0 for any other device.
+ * Return: 1 for an incoming bridge that has PTM enabled, so that PTM stays enabled
+ * until the bridge is enumerated again; 0 for any other device.
  */
 int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
 {
@@ -578,11 +583,11 @@ int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
 
 /**
  * pci_liveupdate_keep_rrs_sv - Adopt Configuration RRS Software Visibility
- * @dev: root port of which nothing but its ID is known yet
+ * @dev: root port that pci_liveupdate_setup_device() hasn't marked yet
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
- * Return: true if there is a record of @dev, and &pci_dev.config_rrs_sv is what
- * the port has enabled.
+ * Return: true if @dev has a record, and &pci_dev.config_rrs_sv was set to what the
+ * port has enabled.
  */
 bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
 {
@@ -605,12 +610,12 @@ bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
 }
 
 /**
- * pci_liveupdate_keep_acs - Leave or put ACS Control as it was adopted
+ * pci_liveupdate_keep_acs - Keep ACS Control as it was adopted
  * @dev: device that pci_enable_acs() is about to configure
  *
- * Writes only what a reset has changed, so nothing as long as @dev is incoming.
+ * Writes ACS Control only if a reset has changed it, so never while @dev is incoming.
  *
- * Return: true if nothing is left to do; false if @dev wasn't adopted.
+ * Return: true if the caller must not configure ACS; false if @dev wasn't adopted.
  */
 bool pci_liveupdate_keep_acs(struct pci_dev *dev)
 {

@@ -2,7 +2,7 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * What the files of PCI live update share with each other, and with nobody else.
+ * Declarations that only the files of PCI live update share.
  */
 
 #ifndef DRIVERS_PCI_LIVEUPDATE_INTERNAL_H
@@ -24,10 +24,10 @@ struct work_struct;
 
 /**
  * struct pci_outgoing - The table for the next kernel.
- * @ser:     Head of the table, NULL if no file needs a table.
+ * @ser:     Head of the table; NULL as long as no preserved file needs the table.
  * @blocks:  Blocks with the records. All but the last one are full.
  * @devices: The devices and bridges that have a record, in the order of the records,
- *           by &pci_liveupdate.node. Each is referenced.
+ *           by &pci_liveupdate.node. The list holds a reference on each of them.
  */
 struct pci_outgoing {
 	struct pci_ser *ser;
@@ -35,16 +35,16 @@ struct pci_outgoing {
 	struct list_head devices;
 };
 
-/* Marks of a record in the index: enumeration has found something at its address */
+/* Mark in the index: enumeration has found a device at the address of the record */
 #define PCI_RECORD_FOUND	XA_MARK_0
-/* and that is incoming still. */
+/* Mark in the index: the device that the record is about is still incoming */
 #define PCI_RECORD_INCOMING	XA_MARK_1
 
 /**
  * struct pci_incoming - The table of the previous kernel.
  * @ser:         Head of the table.
  * @blocks:      Blocks with the records.
- * @index:       The records, by pci_record_key(), with these marks.
+ * @index:       The records, by pci_record_key(), with the marks PCI_RECORD_*.
  * @nr_devices:  Number of endpoints that were adopted.
  * @nr_bridges:  Number of bridges that were adopted.
  * @quarantined: The table can't be used; the other fields are empty.
@@ -88,7 +88,7 @@ void pci_incoming_let_go(struct pci_dev *dev);
 void pci_liveupdate_queue_restart(void);
 void pci_liveupdate_flush_restart(void);
 
-/* What else the KUnit tests call */
+/* Visible only for the KUnit tests */
 #if IS_ENABLED(CONFIG_KUNIT)
 extern const struct seq_operations pci_table_sops;
 extern const struct file_operations *const pci_table_kunit_fops;

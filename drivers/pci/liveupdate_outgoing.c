@@ -2,9 +2,9 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * Devices that this kernel preserves for the next one: what is recorded about them and the
- * bridges above, when they come into the table and leave it, and what is left alone at the
- * kexec.
+ * Devices that this kernel preserves for the next kernel: what it records about them and
+ * the bridges above them, when it adds and removes their records, and which devices it
+ * leaves alone at the kexec.
  */
 
 #define dev_fmt(fmt) "liveupdate: " fmt
@@ -34,7 +34,7 @@ static_assert(sizeof_field(struct pci_dev_ser, vf_bar_order) == PCI_SRIOV_NUM_BA
 
 /* Records */
 
-/* The last record moves to where that of @dev was: there are no free slots. */
+/* Move the last record into the slot of @dev's record: no slot may stay free. */
 static void pci_outgoing_free(struct pci_dev *dev)
 {
 	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
@@ -105,9 +105,9 @@ static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
 }
 
 /*
- * Whether the administrator has set driver_override: in this kernel or, as the
- * incoming record says, in the previous one. What pci_incoming_set_driver() has
- * set doesn't count.
+ * Return whether the administrator has set driver_override, in this kernel or,
+ * according to the incoming record, in the previous kernel. An override that
+ * pci_incoming_set_driver() has set doesn't count.
  */
 static bool pci_has_own_override(struct pci_dev *dev)
 {
@@ -185,13 +185,13 @@ static void pci_outgoing_put(struct pci_dev *dev)
 {
 	struct pci_dev_ser *rec = dev->liveupdate.outgoing;
 
-	/* The path is walked to its end, whatever is found on it. */
+	/* Only report damage: the caller must walk the path to its end. */
 	if (!rec || !rec->refcount || (pci_is_endpoint(dev) && rec->refcount != 1))
 		pci_err(dev, "record of a preserved path is damaged\n");
 	if (!rec)
 		return;
 
-	/* A device has one reference, whatever its record says. */
+	/* An endpoint has one reference, even if its record says otherwise. */
 	if (rec->refcount > 1 && !pci_is_endpoint(dev))
 		rec->refcount--;
 	else
@@ -199,9 +199,9 @@ static void pci_outgoing_put(struct pci_dev *dev)
 }
 
 /**
- * pci_outgoing_put_path - Put the references of a device on records
+ * pci_outgoing_put_path - Put the references of a device on the records of its path
  * @dev: the device
- * @end: the bridge where to end, which isn't put; NULL to put all of the path
+ * @end: the bridge to stop at, whose reference isn't put; NULL to put the whole path
  *
  * Context: pci_liveupdate_mutex is held. May sleep.
  */
@@ -241,7 +241,7 @@ static bool pci_bars_can_be_recorded(struct pci_dev *dev)
 	return true;
 }
 
-/* A bridge that was reset, or pulled, doesn't know them any more. */
+/* Return false for a bridge that was reset or pulled: it has lost its bus numbers. */
 static bool pci_has_bus_numbers(struct pci_dev *bridge)
 {
 	const struct resource *res = &bridge->subordinate->busn_res;
@@ -252,7 +252,7 @@ static bool pci_has_bus_numbers(struct pci_dev *bridge)
 	       FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses) == res->end;
 }
 
-/* A quirk finds out its DMA aliases, and leaves it with Bus Master Enable off. */
+/* quirk_switchtec_ntb_dma_alias() leaves these devices with Bus Master Enable off. */
 static bool pci_is_switchtec_ntb(struct pci_dev *dev)
 {
 	return (dev->class >> 8) == PCI_CLASS_BRIDGE_OTHER &&
@@ -260,7 +260,7 @@ static bool pci_is_switchtec_ntb(struct pci_dev *dev)
 		dev->vendor == PCI_VENDOR_ID_EFAR);
 }
 
-/* Say why @dev can't be preserved; NULL if it can. */
+/* Return why @dev can't be preserved; NULL if it can be. */
 static const char *pci_cannot_preserve(struct pci_dev *dev)
 {
 	struct device *host = pci_find_host_bridge(dev->bus)->dev.parent;
@@ -290,7 +290,7 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 			return "it or a bridge above it isn't in D0";
 		if (pci_dev_has_specific_acs(pos))
 			return "a quirk emulates ACS for it or for a bridge above it";
-		/* The next kernel would refuse the table */
+		/* The next kernel would refuse a table with such a bridge */
 		if (!pos->bus->busn_res.parent)
 			return "bus numbers of a bridge above it aren't only its own";
 		if (pos != dev && !pci_has_bus_numbers(pos))
@@ -302,10 +302,10 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 
 /**
  * pci_outgoing_preserve - Put a device and the bridges above it into the table
- * @dev: the device, which is resumed
+ * @dev: the device, which the caller has resumed
  *
- * Context: called by pci_liveupdate_preserve(), with a reference on the outgoing table. May
- * sleep.
+ * Context: called by pci_liveupdate_preserve(), which holds a reference on the outgoing
+ * table. May sleep.
  * Return: as pci_liveupdate_preserve().
  */
 int pci_outgoing_preserve(struct pci_dev *dev)
@@ -313,9 +313,10 @@ int pci_outgoing_preserve(struct pci_dev *dev)
 	const char *why;
 
 	/*
-	 * Enumeration tests pci_liveupdate_is_preserved() of a bridge, and then
-	 * writes to the bridge, all under pci_rescan_remove_lock. Don't wait for it:
-	 * a removal waits for the users of a device, perhaps for this one.
+	 * Enumeration tests pci_liveupdate_is_preserved() of a bridge and then writes
+	 * to the bridge, both under pci_rescan_remove_lock. Only try that lock: a
+	 * removal holds it while it waits for the users of a device, and the caller
+	 * may be one of these users.
 	 */
 	ACQUIRE(mutex_try, rescan)(&pci_rescan_remove_lock);
 	if (ACQUIRE_ERR(mutex_try, &rescan))
@@ -323,10 +324,10 @@ int pci_outgoing_preserve(struct pci_dev *dev)
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	/* The next kernel's table is complete: see pci_liveupdate_keep_running() */
+	/* The table was handed over: see pci_liveupdate_keep_running() */
 	if (kexec_in_progress)
 		return -EBUSY;
-	/* pci_liveupdate_remove_device() has been here and won't come again. */
+	/* pci_liveupdate_remove_device() has run, and won't run again to drop a record. */
 	if (test_bit(PCI_DEV_REMOVED, &dev->priv_flags))
 		return -ENODEV;
 	if (dev->liveupdate.outgoing)
@@ -341,12 +342,12 @@ int pci_outgoing_preserve(struct pci_dev *dev)
 	return pci_outgoing_get_path(dev);
 }
 
-/* Leaving */
+/* Devices that are unbound, removed or left over */
 
 /**
- * pci_outgoing_forget - Take a device that is lost from the table
+ * pci_outgoing_forget - Drop the record of a device that is lost
  * @dev:  a device, or a bridge, that may be outgoing
- * @what: what has happened to it, for the administrator
+ * @what: what has happened to @dev, for the administrator
  *
  * Context: pci_liveupdate_mutex is held. May sleep.
  */
@@ -354,17 +355,17 @@ void pci_outgoing_forget(struct pci_dev *dev, const char *what)
 {
 	lockdep_assert_held(&pci_liveupdate_mutex);
 
-	/* A table that was handed over is the next kernel's: it finds out. */
+	/* The table was handed over and can't change: the next kernel will notice. */
 	if (!dev->liveupdate.outgoing || kexec_in_progress)
 		return;
 
 	pci_warn(dev, "%s while it was preserved; the next kernel won't know of it\n",
 		 what);
 	/*
-	 * Removal takes the devices below a bridge first, and each of them puts
-	 * its reference on the bridge's record. If the bridge has a record even
-	 * so, the refcount of that is wrong. Those of the bridges above are right:
-	 * drop this one only.
+	 * The devices below a bridge are removed before the bridge, and each of
+	 * them has put its reference on the bridge's record. If the bridge still
+	 * has a record, its refcount is wrong. The refcounts of the bridges above
+	 * are right, so drop only the record of this bridge.
 	 */
 	if (pci_is_endpoint(dev))
 		pci_outgoing_put_path(dev, NULL);
@@ -373,11 +374,11 @@ void pci_outgoing_forget(struct pci_dev *dev, const char *what)
 }
 
 /**
- * pci_liveupdate_unbind_device - Forget an outgoing device without a driver
+ * pci_liveupdate_unbind_device - Forget an outgoing device that was unbound
  * @dev: device whose driver's .remove has run
  *
- * The driver has stopped it, so there is nothing to hand over. One that is incoming
- * still waits for its driver to come back.
+ * The driver has stopped the device, so there is nothing to hand over. An incoming
+ * device stays incoming, and waits for its driver to be bound again.
  *
  * Context: the lock of @dev is held. May sleep.
  */
@@ -390,9 +391,10 @@ void pci_liveupdate_unbind_device(struct pci_dev *dev)
 }
 
 /**
- * pci_outgoing_drop_all - Take every device from the table
+ * pci_outgoing_drop_all - Drop all records of the table
  *
- * A driver may have a bug. It must not leave pointers into the table.
+ * Called before the table is freed, so that no device keeps a pointer to a record, even
+ * if a buggy driver didn't unpreserve its device.
  *
  * Context: pci_liveupdate_mutex is held. May sleep.
  */
@@ -414,17 +416,17 @@ void pci_outgoing_drop_all(void)
 /* Shutdown */
 
 /**
- * pci_liveupdate_keep_running - Ask whether to leave a device alone at shutdown
+ * pci_liveupdate_keep_running - Check whether to leave a device alone at shutdown
  * @dev: device or bridge that pci_device_shutdown() is about to shut down
  *
- * A kexec with a live update doesn't stop what it preserves: bus mastering stays
- * on, and the driver's .shutdown isn't called, as it would disable the device or
- * the services of the port. The driver's last word was its file handler's
- * .freeze. An image that was loaded without kexec handover gets no table: its
- * kernel wouldn't know of the devices nor keep off the memory that they use.
+ * A kexec with a live update doesn't stop a preserved device or bridge: bus mastering
+ * stays on, and the driver's .shutdown, which would disable the device or the services
+ * of the port, isn't called. The driver's last chance to act was its file handler's
+ * .freeze. If the image was loaded without kexec handover, the device is shut
+ * down as usual: the next kernel gets no table, so it wouldn't know of the device, or
+ * keep off the memory that the device uses.
  *
- * Context: after LUO has handed the table over, with the device lock held. May
- * sleep.
+ * Context: after LUO has handed the table over, with the lock of @dev held. May sleep.
  * Return: true if the device must be left as it is.
  */
 bool pci_liveupdate_keep_running(struct pci_dev *dev)
@@ -433,8 +435,8 @@ bool pci_liveupdate_keep_running(struct pci_dev *dev)
 		return false;
 
 	/*
-	 * Whatever has got pci_liveupdate_mutex before kexec_in_progress was set may
-	 * still change the table: wait for it to release the mutex.
+	 * A thread that took pci_liveupdate_mutex before kexec_in_progress was set may
+	 * still be changing the table: wait until it releases the mutex.
 	 */
 	guard(mutex)(&pci_liveupdate_mutex);
 

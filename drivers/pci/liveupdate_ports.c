@@ -2,9 +2,9 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * What was put off while a device was incoming, or a bridge above it: runtime PM, turning
- * stale interrupts off, the services of a port, the driver of a hotplug controller. For
- * bridges a worker makes up for it.
+ * What is put off until a device or bridge is ordinary: runtime suspend, turning stale
+ * interrupts off, the services of a port, the driver of a hotplug controller. For bridges
+ * a worker, pci_restart_bridges(), does all this.
  */
 
 #define dev_fmt(fmt) "liveupdate: " fmt
@@ -22,19 +22,19 @@
 #include "pci.h"
 #include "pcie/portdrv.h"
 
-/* At finish the users of all devices wait to go on: let them go first. */
+/* Finish makes the users of all devices wait: let them go on before the worker runs. */
 #define PCI_RESTART_DELAY	HZ
 
 /**
- * pci_incoming_let_go - Do what was put off: turn stale interrupts off, allow to sleep
+ * pci_incoming_let_go - Turn stale interrupts off, and allow runtime suspend
  * @dev: device or bridge that has become ordinary
  *
- * Context: of a device under pci_liveupdate_mutex, of a bridge, by the worker, under
- * its device lock.
+ * Context: for a bridge that is registered, called by the worker with the lock of @dev
+ * held; otherwise pci_liveupdate_mutex is held.
  */
 void pci_incoming_let_go(struct pci_dev *dev)
 {
-	/* They are the previous kernel's if the driver doesn't use them */
+	/* If the driver doesn't use MSI or MSI-X, the previous kernel left it enabled */
 	if (dev->liveupdate.msi_adopted && !dev->msi_enabled)
 		pci_msi_init(dev);
 	if (dev->liveupdate.msi_adopted && !dev->msix_enabled)
@@ -59,22 +59,22 @@ static void pci_restart_bridge_locked(struct pci_dev *dev)
 	pci_incoming_let_go(dev);
 }
 
-/* Returns false if it has to be tried again. */
+/* Return false if the worker has to try @dev again. */
 static bool pci_restart_bridge(struct pci_dev *dev)
 {
 	bool locked, held = READ_ONCE(dev->liveupdate.held);
 
-	/* Nothing to do: don't wait for a reset or a removal of the bridge */
+	/* Nothing to do: don't try again while a reset or a removal locks the bridge */
 	if (!held && !READ_ONCE(dev->liveupdate.services_deferred))
 		return true;
 
 	pm_runtime_get_sync(&dev->dev);
 	/*
-	 * pci_liveupdate_preserve() waits for this worker, with &luo_session.mutex and
-	 * perhaps locks of its driver held. Whoever holds the device lock of @dev may
-	 * wait for the removal of a device below, which waits for that device's
-	 * driver, which waits for one of these locks. So don't wait for the device
-	 * lock.
+	 * pci_liveupdate_preserve() waits for this worker with &luo_session.mutex, and
+	 * perhaps locks of the calling driver, held. The thread that holds the lock of
+	 * @dev may wait for the removal of a device below @dev, and the driver of that
+	 * device may wait for one of the locks of pci_liveupdate_preserve()'s caller. So
+	 * don't wait for the lock of @dev here.
 	 */
 	locked = device_trylock(&dev->dev);
 	if (locked) {
@@ -86,7 +86,7 @@ static bool pci_restart_bridge(struct pci_dev *dev)
 	}
 	pm_runtime_put(&dev->dev);
 
-	/* The driver of a hotplug controller that wasn't bound before */
+	/* Bind the hotplug driver now: shpc_probe() refuses a preserved bridge */
 	if (locked && held && !dev->driver && !pci_is_pcie(dev) &&
 	    device_attach(&dev->dev) < 0)
 		pci_warn(dev, "no driver could be bound after the live update; bind one by hand\n");
@@ -112,7 +112,7 @@ VISIBLE_IF_KUNIT void pci_restart_bridges(struct work_struct *work)
 VISIBLE_IF_KUNIT DECLARE_DELAYED_WORK(pci_restart_work, pci_restart_bridges);
 
 /**
- * pci_liveupdate_queue_restart - Have bridges that have become ordinary restarted soon
+ * pci_liveupdate_queue_restart - Queue the worker that restarts ordinary bridges
  *
  * Context: any.
  */
@@ -126,9 +126,9 @@ void pci_liveupdate_queue_restart(void)
  * pci_liveupdate_flush_restart - Wait until no bridge is being restarted
  *
  * The worker tests pci_liveupdate_is_preserved() without pci_liveupdate_mutex, and then
- * starts services. If it has tested a bridge before that bridge was preserved, it has ended
- * when this returns. If it tests the bridge later, it finds it preserved and leaves it
- * alone.
+ * starts services. If the worker has tested a bridge before the bridge was preserved, that
+ * run of the worker has ended when this function returns. A later test finds the bridge
+ * preserved, and the worker leaves the bridge alone.
  *
  * Context: called by pci_liveupdate_preserve(). May sleep.
  */
@@ -138,11 +138,11 @@ void pci_liveupdate_flush_restart(void)
 }
 
 /**
- * pci_liveupdate_defer_services - Ask whether a port's services have to wait
+ * pci_liveupdate_defer_services - Check whether a port's services must wait
  * @port: port that portdrv is being bound to
  *
- * If so, pcie_portdrv_start_services() is called soon after no device below the
- * port is preserved any more.
+ * If they must, the worker calls pcie_portdrv_start_services() soon after the last
+ * preserved device below @port has become ordinary.
  *
  * Context: the lock of @port is held.
  * Return: true if the services must not be started now.
@@ -156,11 +156,12 @@ bool pci_liveupdate_defer_services(struct pci_dev *port)
 }
 
 /**
- * pci_liveupdate_starts_services - Ask whether services of a port are restarted
+ * pci_liveupdate_starts_services - Check whether the worker starts a port's services
  * @port: port that portdrv is bound to
  *
  * Context: the lock of @port is held.
- * Return: true if devices below @port rely on its bus mastering already.
+ * Return: true if the worker starts them: devices below @port already rely on its bus
+ * mastering.
  */
 bool pci_liveupdate_starts_services(struct pci_dev *port)
 {

@@ -2,9 +2,9 @@
 /*
  * Copyright (c) 2026, the PCI Live Update authors
  *
- * The tables of PCI live update: their records and blocks, how they grow and shrink, and
- * how the table of the previous kernel is checked and loaded. Also the saved state that a
- * driver carries. Which device a record is about isn't known here.
+ * The tables of PCI live update: how records and blocks are added and removed, and how the
+ * table of the previous kernel is checked and loaded. Also the saved configuration state
+ * that a driver hands over. This file handles records, not the devices that have them.
  */
 
 #define pr_fmt(fmt) "PCI: liveupdate: " fmt
@@ -39,7 +39,7 @@ struct pci_incoming pci_incoming = {
 
 /* Outgoing */
 
-/* In a block that isn't empty. */
+/* @block must not be empty. */
 static struct pci_dev_ser *pci_last_record(struct kho_block *block)
 {
 	return (struct pci_dev_ser *)(block->ser + 1) + block->ser->count - 1;
@@ -48,8 +48,8 @@ static struct pci_dev_ser *pci_last_record(struct kho_block *block)
 /**
  * pci_outgoing_alloc - Add a record to the end of the outgoing table
  *
- * Context: pci_liveupdate_mutex is held, and there is a table. May sleep.
- * Return: the record, or the ERR_PTR of kho_block_set_grow().
+ * Context: pci_liveupdate_mutex is held, and the outgoing table exists. May sleep.
+ * Return: the new record, or an ERR_PTR with the error of kho_block_set_grow().
  */
 struct pci_dev_ser *pci_outgoing_alloc(void)
 {
@@ -74,7 +74,7 @@ struct pci_dev_ser *pci_outgoing_alloc(void)
  * pci_outgoing_last - Find the last record of the outgoing table
  *
  * Context: pci_liveupdate_mutex is held, and the table isn't empty.
- * Return: the record.
+ * Return: the last record.
  */
 struct pci_dev_ser *pci_outgoing_last(void)
 {
@@ -85,7 +85,7 @@ struct pci_dev_ser *pci_outgoing_last(void)
 }
 
 /**
- * pci_outgoing_shrink - Take the last record from the outgoing table
+ * pci_outgoing_shrink - Remove the last record of the outgoing table
  *
  * Context: pci_liveupdate_mutex is held, and the table isn't empty.
  */
@@ -104,16 +104,16 @@ void pci_outgoing_shrink(void)
 	out->ser->devices = kho_block_set_head_pa(&out->blocks);
 }
 
-/* Incoming: what a record may say */
+/* Incoming: checks of one record */
 
-/* What a record can have in its flags if it is that of a bridge, or isn't. */
+/* Flags that the record of a bridge, and that of an endpoint, may have. */
 #define PCI_RECORD_BRIDGE_FLAGS						\
 	(PCI_DEV_SER_FLAGS & ~(PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_SRIOV))
 #define PCI_RECORD_ENDPOINT_FLAGS					\
 	(PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_BROKEN_INTX |		\
 	 PCI_DEV_SER_ACS | PCI_DEV_SER_SRIOV)
 
-/* The one message that says why a boot is quarantined. */
+/* Report why the boot is quarantined. Called only once, for the first error. */
 static __printf(1, 2) void pci_table_err(const char *fmt, ...)
 {
 	struct va_format vaf = { .fmt = fmt };
@@ -131,7 +131,7 @@ static unsigned long pci_bus_key(u32 domain, u8 bus)
 	return (unsigned long)domain << 8 | bus;
 }
 
-/* Bridges have no driver here, and what is behind the final NUL is zero. */
+/* The name must be padded with NULs, at least one, and empty for a bridge. */
 static bool pci_record_driver_ok(const struct pci_dev_ser *rec)
 {
 	size_t len = strnlen(rec->driver, sizeof(rec->driver));
@@ -144,9 +144,9 @@ static bool pci_record_driver_ok(const struct pci_dev_ser *rec)
 }
 
 /*
- * The subordinate bus isn't compared with the secondary one. If it is lower, then
- * pci_incoming_check_bridge() finds no device on the bridge's buses, and refuses the
- * record for its refcount, which isn't 0 if the record is in use.
+ * The subordinate bus may still be lower than the secondary bus. If it is,
+ * pci_incoming_check_bridge() walks an empty range, counts no devices, and refuses the
+ * record, because the refcount of a record in use isn't 0.
  */
 static bool pci_record_buses_ok(const struct pci_dev_ser *rec)
 {
@@ -154,7 +154,7 @@ static bool pci_record_buses_ok(const struct pci_dev_ser *rec)
 	       !memchr_inv(rec->reserved, 0, sizeof(rec->reserved));
 }
 
-/* Enumeration takes these for an empty slot. */
+/* If both IDs are 0 or 0xffff, enumeration takes the slot for empty. */
 static bool pci_record_id_ok(const struct pci_dev_ser *rec)
 {
 	return (rec->vendor && rec->vendor != U16_MAX) ||
@@ -175,7 +175,7 @@ static bool pci_record_vfs_ok(const struct pci_dev_ser *rec)
 	return true;
 }
 
-/* Say what is wrong with a record that is in use; NULL if nothing is. */
+/* Return what is wrong with @rec, which is in use; NULL if nothing is wrong. */
 static const char *pci_record_check(const struct pci_dev_ser *rec)
 {
 	bool bridge = rec->flags & PCI_DEV_SER_BRIDGE;
@@ -211,9 +211,9 @@ static int pci_record_error(const struct pci_dev_ser *rec, const char *why)
 	return -EINVAL;
 }
 
-/* Incoming: all records together */
+/* Incoming: checks of all records together */
 
-/* Put a record into an index where there must be no other with the same @key. */
+/* Add @rec to @index, or report @why if another record has the same @key. */
 static int pci_record_insert(struct xarray *index, unsigned long key,
 			     struct pci_dev_ser *rec, const char *why)
 {
@@ -275,14 +275,17 @@ static int pci_incoming_index(struct pci_incoming *in, struct xarray *buses)
 }
 
 /*
- * Each record with a bus number from @bridge's secondary to its subordinate bus must be
- * below @bridge, and the bus numbers of a bridge there must be among those of @bridge.
+ * Invariant: each record on a bus from @bridge's secondary to its subordinate bus is below
+ * @bridge. pci_incoming_check_bridge() calls this function for each of these records, and
+ * the invariant holds if this function returns true for all of them.
  *
- * pci_incoming_check_bridge() calls this for every such record. If it is true for all
- * of them, then by induction over the bus number they are below @bridge: a record on
- * the secondary bus is, and any other has a bridge above it that is on a lower bus, as
- * pci_record_buses_ok() has checked, but not on one below the secondary bus. So that
- * bridge's record is one of those that this is called for.
+ * Proof by induction over the bus number. If @rec is on the secondary bus, it is below
+ * @bridge. Otherwise @rec's bus must be the secondary bus of another bridge, whose own bus
+ * is lower, as pci_record_buses_ok() has checked, but not lower than @bridge's secondary
+ * bus, as this function checks. So that other bridge is one of these records. By induction
+ * it is below @bridge, and so is @rec.
+ *
+ * In addition, a bridge below @bridge must not have a higher subordinate bus than @bridge.
  */
 static bool pci_record_below(struct xarray *buses,
 			     const struct pci_dev_ser *bridge,
@@ -326,7 +329,7 @@ static int pci_incoming_check_bridge(struct pci_incoming *in,
 	return 0;
 }
 
-/* Fill the index and see whether the records make up paths. */
+/* Index the records, and check that each bridge agrees with the records below it. */
 static int pci_incoming_read(struct pci_incoming *in)
 {
 	struct pci_dev_ser *bridge;
@@ -347,11 +350,11 @@ static int pci_incoming_read(struct pci_incoming *in)
 	return err;
 }
 
-/* Incoming: the table's life */
+/* Incoming: loading and freeing the table */
 
 /**
- * pci_incoming_free - Give the memory of the previous kernel's table back
- * @in: the table, which was loaded
+ * pci_incoming_free - Free the table of the previous kernel
+ * @in: a table that pci_incoming_load() has loaded
  *
  * Context: pci_liveupdate_mutex is held. May sleep.
  */
@@ -367,15 +370,16 @@ void pci_incoming_free(struct pci_incoming *in)
 
 /**
  * pci_incoming_load - Check the table of the previous kernel, and take it over
- * @in: where to put it; empty
- * @pa: physical address of its head
+ * @in: where to load the table; empty
+ * @pa: physical address of the table's &struct pci_ser
  *
- * The memory of a table that isn't used stays reserved: it can't be told what it
- * is, and what the table points to by mistake may be somebody else's.
+ * The memory of a table that fails a check stays reserved: a pointer in it may be
+ * wrong and lead to memory that something else uses. The memory of a table that
+ * passes the checks but can't be restored is freed.
  *
  * Context: pci_liveupdate_mutex is held. May sleep.
  * Return: 0; or an error, after a message that says what is wrong with the table.
- * @in is to be cleared then.
+ * The caller must clear @in after an error.
  */
 int pci_incoming_load(struct pci_incoming *in, u64 pa)
 {
@@ -409,7 +413,7 @@ int pci_incoming_load(struct pci_incoming *in, u64 pa)
 	err = kho_block_set_restore(&in->blocks, in->ser->devices);
 	if (err) {
 		pci_table_err("its blocks can't be restored (%pe)", ERR_PTR(err));
-		/* They were given back */
+		/* kho_block_set_restore() has freed the blocks */
 		kho_restore_free(in->ser);
 	}
 
@@ -421,14 +425,14 @@ int pci_incoming_load(struct pci_incoming *in, u64 pa)
 /**
  * pci_liveupdate_write_state - Write saved configuration state for the next kernel
  * @state: what pci_store_saved_state() returned
- * @buf:   where to write a &struct pci_state_ser to
- * @size:  room at @buf in bytes; if it isn't enough, nothing is written
+ * @buf:   buffer for a &struct pci_state_ser
+ * @size:  size of @buf in bytes; if it is too small, nothing is written
  *
  * For a driver that restores its device to this state after a reset. The driver
- * carries the result in memory of its own.
+ * itself hands @buf to the next kernel.
  *
- * Context: any; @state doesn't change meanwhile.
- * Return: the number of bytes that are needed.
+ * Context: any; the caller makes sure that @state doesn't change.
+ * Return: the number of bytes that the state needs.
  */
 size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
 				  void *buf, size_t size)
@@ -465,9 +469,9 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_write_state);
 /**
  * pci_liveupdate_read_state - Read what pci_liveupdate_write_state() wrote
  * @buf:  the &struct pci_state_ser
- * @size: its length in bytes
+ * @size: size of @buf in bytes
  *
- * Whether the state fits the device is checked when it is loaded.
+ * pci_load_saved_state() checks whether the state fits the device.
  *
  * Context: may sleep.
  * Return: state for pci_load_saved_state(), which the caller frees with kfree();
@@ -491,7 +495,7 @@ struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size)
 			return ERR_PTR(-EINVAL);
 	}
 
-	/* In memory a capability's header is as long as it is here. */
+	/* A capability's header has the same size in memory as in @buf. */
 	static_assert(sizeof(*cap) == sizeof(*in));
 	state = kzalloc(size, GFP_KERNEL);
 	if (!state)

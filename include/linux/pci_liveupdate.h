@@ -20,28 +20,30 @@ struct pci_saved_state;
 
 /**
  * struct pci_liveupdate - Live update state of a PCI device.
- * @outgoing:          The device's record in the outgoing table, NULL if it isn't
- *                     preserved. Owned by the table, which may move it.
- * @node:              Place in the list of devices that have a record in the outgoing
- *                     table, as long as @outgoing isn't NULL.
+ * @outgoing:          The device's record in the outgoing table; NULL if the device has
+ *                     no record. The table owns the record, and may move it.
+ * @node:              Entry in the list of devices that have a record in the outgoing
+ *                     table; valid as long as @outgoing isn't NULL.
  * @incoming:          For a device that the previous kernel preserved, 1 until
  *                     finish; for a bridge, the number of such devices below it.
- * @record:            Copy of the incoming record, from when @incoming is set on.
- * @acs_ctrl:          ACS Control that was adopted, for as long as the device
+ * @record:            Copy of the incoming record; valid once @incoming was set.
+ * @acs_ctrl:          ACS Control that was adopted. Kept as long as the device
  *                     exists.
  * @acs_adopted:       @acs_ctrl is valid.
- * @msi_adopted:       MSI or MSI-X was enabled when the device was found.
- * @override_set:      The PCI core has set driver_override and takes it back at
- *                     finish.
+ * @msi_adopted:       Enumeration found the device with MSI or MSI-X enabled. Set before
+ *                     the device is registered, without a lock.
+ * @override_set:      The PCI core has set driver_override, and clears it at finish
+ *                     unless the administrator had set it in the previous kernel.
  * @buses_lost:        The bridge's bus numbers were not those of its record.
- * @held:              Runtime PM is held off until the device is ordinary again.
- *                     Of a bridge cleared under the device lock.
+ * @held:              Runtime suspend is held off until the device is ordinary again.
+ *                     Cleared under the device lock for a bridge.
  * @services_deferred: portdrv was bound, but has not started the port's services.
- *                     Under the device lock.
- * @starting:          They are being started. Under the device lock.
+ *                     Written under the device lock.
+ * @starting:          The port's services are being started. Written under the device
+ *                     lock.
  *
- * Embedded in &struct pci_dev. Written under pci_liveupdate_mutex if nothing else
- * is said; @outgoing and @incoming may be tested without it.
+ * Embedded in &struct pci_dev. Written under pci_liveupdate_mutex, unless a field says
+ * otherwise; @outgoing and @incoming may be tested without pci_liveupdate_mutex.
  */
 struct pci_liveupdate {
 	struct pci_dev_ser *outgoing;

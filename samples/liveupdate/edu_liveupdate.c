@@ -7,11 +7,11 @@
  * DOC: A driver that keeps its device
  *
  * QEMU's "edu" device (``-device edu``) computes factorials, and copies between
- * memory and a buffer of its own. This driver gives it to programs as a character
- * device, /dev/edu-<address>; see edu_liveupdate.h. A program that hands its open
- * file to a session of the Live Update Orchestrator (LUO) gets it back from the
- * next kernel: the device goes on computing while the kernel is replaced, and the
- * memory that it copies to and from stays where it is.
+ * memory and a buffer of its own. This driver gives the device to programs as a
+ * character device, /dev/edu-<address>; see edu_liveupdate.h. A program that hands
+ * its open file to a session of the Live Update Orchestrator (LUO) gets the file
+ * back from the next kernel: the device goes on computing while the kernel is
+ * replaced, and the memory that the device copies to and from stays where it is.
  *
  * What the driver does for that, in the order in which it is called:
  *
@@ -19,44 +19,44 @@
  *   Hands to the next kernel the memory that the device uses and all that a
  *   driver can't read back from the device, then calls
  *   pci_liveupdate_preserve(). The program goes on using the device.
- *   .unpreserve undoes it.
+ *   .unpreserve undoes all this.
  *
  * .freeze
  *   The kexec has begun. The device must raise no interrupt from here on, as
  *   nobody will handle it, and the file gives no access any more, so that nothing
- *   changes behind the next kernel's back. What has changed since .preserve is
- *   written down. If the kexec fails after all, .unfreeze undoes it.
- *   The driver's .shutdown, if it has one, isn't called.
+ *   changes behind the next kernel's back. .freeze also writes down what has
+ *   changed since .preserve. If the kexec fails after all, .unfreeze undoes
+ *   .freeze. The driver's .shutdown, if it has one, isn't called.
  *
  * probe
- *   Of the next kernel. The PCI core binds the device to the driver of the same
- *   name. pci_liveupdate_is_incoming() says that the device is running: all that
- *   sets it up must wait for the file to be retrieved. To enable the device, to
- *   map its registers and to set its DMA masks does no harm.
+ *   Called in the next kernel: the PCI core binds the device to the driver of the
+ *   same name. If pci_liveupdate_is_incoming() is true, the device is running, and
+ *   the driver must not set it up before the file is retrieved. To enable the
+ *   device, to map its registers and to set its DMA masks does no harm.
  *
  * .retrieve
- *   Connects the interrupt, makes a file and, as the last step, takes the memory
- *   over. LUO calls it only once: if it fails, as when the driver isn't bound, the
- *   user won't get the device back, so pci_liveupdate_abandon() stops it, before
- *   .finish frees the memory.
+ *   Makes a file, connects the interrupt and, as the last step, takes the memory
+ *   over. LUO calls .retrieve only once: if .retrieve fails, as when the driver
+ *   isn't bound, the user won't get the device back. pci_liveupdate_abandon()
+ *   then stops the device before .finish frees the memory.
  *
  * .can_finish
- *   Says no as long as the device waits to be retrieved: its memory is in use. If
- *   its user never comes, somebody else can retrieve the file, or the
- *   administrator removes the device (echo 1 > remove in its sysfs directory),
- *   which stops it.
+ *   Returns false as long as the device waits to be retrieved, because the device
+ *   uses its memory. If its user never comes, somebody else can retrieve the file,
+ *   or the administrator can remove the device (echo 1 > remove in its sysfs
+ *   directory), which stops it.
  *
  * .finish
- *   pci_liveupdate_finish() makes the device an ordinary one, that can be reset
- *   and suspended.
+ *   pci_liveupdate_finish() makes the device an ordinary device, which can be
+ *   reset and suspended.
  *
- * .remove can come at any time, and the file outlives it. A device that is in use
- * is stopped and isn't part of a live update any longer. One whose file waits to
- * be retrieved is left alone: the driver can be bound again.
+ * .remove can be called at any time, and the file outlives it. A device that is in
+ * use is stopped, and leaves the live update. A device whose file waits to be
+ * retrieved is left alone: the driver can be bound again.
  *
  * The module must be loaded before the first program opens /dev/liveupdate in the
- * next kernel: LUO looks for the handlers of all files then. It can't be unloaded
- * as long as LUO has a file of it.
+ * next kernel, because LUO then looks for the handlers of all files. The module
+ * can't be unloaded as long as LUO has one of its files.
  */
 
 #include <linux/anon_inodes.h>
@@ -102,7 +102,7 @@
 #define EDU_DMA_TO_RAM		BIT(1)
 
 #define EDU_DMA_BITS		28
-#define EDU_DEVICE_BUFFER	0x40000	/* as an address for its DMA */
+#define EDU_DEVICE_BUFFER	0x40000	/* the device's own buffer, as a DMA address */
 
 /**
  * struct edu - A device.
@@ -113,9 +113,10 @@
  * @wait:        Woken when @computing becomes false.
  * @computing:   Whoever reads the result has to wait.
  * @lock:        Held by whoever changes the device or a field below.
- * @buffer:      Memory for DMA; NULL as long as the device isn't ours to use.
- * @dma_addr:    Address of @buffer for the device.
- * @frozen:      The device belongs to the next kernel.
+ * @buffer:      Memory for DMA; NULL until this driver has set the device up, or has
+ *               taken it over.
+ * @dma_addr:    DMA address of @buffer.
+ * @frozen:      Set at freeze: the device belongs to the next kernel.
  * @removed:     The driver was unbound; only open files are left.
  */
 struct edu {
@@ -138,9 +139,9 @@ struct edu {
  *            taken the buffer over.
  * @domain:   PCI segment group of the device.
  * @bdf:      Bus, device and function, as in PCI_DEVID().
- * @lost:     1 if the driver was unbound before the kexec: the device, if there is
- *            one now, isn't that of this file.
- * @liveness: What the device's liveness register reads as.
+ * @lost:     1 if the driver was unbound before the kexec: a device that the next
+ *            kernel finds at @bdf doesn't belong to this file.
+ * @liveness: Value that was read from the device's liveness register at freeze.
  *
  * A contract between two kernels: any change needs another %EDU_COMPATIBLE.
  */
@@ -158,7 +159,7 @@ static_assert(sizeof(struct edu_ser) == 20);
 
 static struct pci_driver edu_driver;
 
-/* The device: nothing here knows of live updates */
+/* The device: these functions know nothing of live updates */
 
 static void edu_release(struct kref *kref)
 {
@@ -189,7 +190,7 @@ static irqreturn_t edu_irq(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-/* The device may be computing, and be ready before or after its interrupt is on. */
+/* The device may be computing, and may finish before or after its interrupt is on. */
 static void edu_irq_on(struct edu *edu)
 {
 	writel(readl(edu->regs + EDU_IRQ_STATUS), edu->regs + EDU_IRQ_ACK);
@@ -207,14 +208,14 @@ static void edu_irq_off(struct edu *edu)
 	writel(readl(edu->regs + EDU_IRQ_STATUS), edu->regs + EDU_IRQ_ACK);
 	synchronize_irq(pci_irq_vector(edu->pdev, 0));
 
-	/* Who is waiting finds out why there will be no result */
+	/* Whoever waits for a result learns from edu_check() why there is none */
 	WRITE_ONCE(edu->computing, false);
 	wake_up_all(&edu->wait);
 }
 
 /*
- * Connect to a device that may be computing. The buffer may be in use, so it is
- * left to edu_dma() to synchronise it.
+ * Connect to a device that may be computing. The device may be using @buffer, so don't
+ * synchronise it here: edu_dma() does.
  */
 static int edu_connect(struct edu *edu, phys_addr_t buffer)
 {
@@ -236,7 +237,7 @@ static int edu_connect(struct edu *edu, phys_addr_t buffer)
 	if (ret)
 		goto err_vectors;
 
-	/* Writes nothing if it is on already */
+	/* Writes nothing if Bus Master Enable is set already */
 	pci_set_master(pdev);
 	edu_irq_on(edu);
 	return 0;
@@ -249,7 +250,7 @@ err_unmap:
 	return ret;
 }
 
-/* The buffer stays: it may be preserved, or mapped into programs. */
+/* Doesn't free the buffer: it may be preserved, or mapped into programs. */
 static void edu_disconnect(struct edu *edu)
 {
 	edu_irq_off(edu);
@@ -267,7 +268,7 @@ static int edu_start(struct edu *edu)
 	struct page *buffer;
 	int ret;
 
-	/* It has no reset: what its last user has begun must have come to its end. */
+	/* The device has no reset: refuse it while DMA of its last user is going on. */
 	if (readl(edu->regs + EDU_DMA_COMMAND) & EDU_DMA_START)
 		return -EBUSY;
 
@@ -275,7 +276,7 @@ static int edu_start(struct edu *edu)
 	if (readl(edu->regs + EDU_LIVENESS) != ~liveness)
 		return -EIO;
 
-	/* No other zone is sure to be within EDU_DMA_BITS. */
+	/* Only ZONE_DMA is sure to be within EDU_DMA_BITS. */
 	buffer = alloc_page(GFP_KERNEL | GFP_DMA | __GFP_ZERO);
 	if (!buffer)
 		return -ENOMEM;
@@ -288,7 +289,7 @@ static int edu_start(struct edu *edu)
 	return ret;
 }
 
-/* Its file */
+/* The device's file */
 
 static int edu_check(struct edu *edu)
 {
@@ -311,11 +312,11 @@ static int edu_open(struct inode *inode, struct file *file)
 	if (ret)
 		return ret;
 
-	/* It has a user, who gets it back with the retrieved file. */
+	/* The device has a user, who gets it back with the retrieved file. */
 	if (pci_liveupdate_is_incoming(edu->pdev))
 		return -EBUSY;
 
-	/* Its user never came, and the live update is finished. */
+	/* The device is ordinary again, but was never retrieved: set it up now. */
 	if (!edu->buffer)
 		ret = edu_start(edu);
 	if (ret)
@@ -391,7 +392,7 @@ static int edu_dma(struct edu *edu, enum dma_data_direction direction)
 	u32 command;
 	int ret;
 
-	/* The last one didn't end in time */
+	/* The previous DMA didn't end in time */
 	if (readl(edu->regs + EDU_DMA_COMMAND) & EDU_DMA_START)
 		return -EBUSY;
 
@@ -439,8 +440,8 @@ static long edu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 }
 
 /*
- * What a program writes into the buffer while the file is frozen isn't lost: it is
- * the same memory in the next kernel. Registers would have to be unmapped then.
+ * What a program writes into the buffer while the file is frozen isn't lost, as the next
+ * kernel uses the same memory. Mapped registers would have to be unmapped at freeze.
  */
 static int edu_mmap(struct file *file, struct vm_area_struct *vma)
 {
@@ -471,7 +472,7 @@ static bool edu_can_preserve(struct liveupdate_file_handler *handler,
 	return file->f_op == &edu_fops;
 }
 
-/* A device can be preserved once, not by each of its files: LUO says -EBUSY then. */
+/* A device can be preserved with only one of its files: LUO refuses others (-EBUSY). */
 static unsigned long edu_get_id(struct file *file)
 {
 	return (unsigned long)file->private_data;
@@ -484,8 +485,8 @@ static int edu_preserve_device(struct edu *edu, u64 *data)
 	int ret;
 
 	/*
-	 * The device keeps DMA addresses, so they must mean the same to the next
-	 * kernel. That of a bounce buffer doesn't, nor that from an IOMMU.
+	 * The device keeps its DMA addresses, so they must mean the same to the next
+	 * kernel. The address of a bounce buffer, or from an IOMMU, doesn't.
 	 */
 	if (edu->dma_addr != page_to_phys(edu->buffer)) {
 		pci_warn(pdev, "not preserved: its DMA address isn't the physical address\n");
@@ -535,7 +536,7 @@ static void edu_unpreserve(struct liveupdate_file_op_args *args)
 
 	guard(mutex)(&edu->lock);
 
-	/* Else the PCI core has done it, and the device may have a new user. */
+	/* After .remove the PCI core has done so, and the device may have a new user. */
 	if (!edu->removed)
 		pci_liveupdate_unpreserve(edu->pdev);
 	kho_unpreserve_pages(edu->buffer, 1);
@@ -549,12 +550,12 @@ static int edu_freeze(struct liveupdate_file_op_args *args)
 
 	guard(mutex)(&edu->lock);
 
-	/* No reason to stay in this kernel */
+	/* A lost device is no reason to fail the kexec */
 	ser->lost = edu->removed;
 	if (edu->removed)
 		return 0;
 
-	/* By the device's own switch: MSI stays enabled, for the next kernel to adopt. */
+	/* Turn interrupts off in the device: MSI stays enabled for the next kernel to adopt. */
 	edu->frozen = true;
 	edu_irq_off(edu);
 	ser->liveness = readl(edu->regs + EDU_LIVENESS);
@@ -584,7 +585,7 @@ static int edu_adopt(struct edu *edu, struct edu_ser *ser)
 {
 	int ret;
 
-	/* The PCI core finds out about most resets, but not about all. */
+	/* The PCI core notices most resets of a device, but not all of them. */
 	if (readl(edu->regs + EDU_LIVENESS) != ser->liveness)
 		return -EIO;
 
@@ -597,7 +598,7 @@ static int edu_adopt(struct edu *edu, struct edu_ser *ser)
 	if (edu->dma_addr != ser->buffer)
 		goto err_disconnect;
 
-	/* Last: .finish frees it otherwise, when the device has been stopped. */
+	/* Last step: if it isn't reached, .finish frees the stopped device's buffer. */
 	ret = -EINVAL;
 	edu->buffer = kho_restore_pages(ser->buffer, 1);
 	if (!edu->buffer)
@@ -620,7 +621,7 @@ static int edu_make_file(struct edu *edu, struct edu_ser *ser,
 	file = anon_inode_getfile("[edu]", &edu_fops, edu, O_RDWR);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
-	/* For edu_close() */
+	/* edu_close() puts this reference */
 	kref_get(&edu->kref);
 
 	ret = edu_adopt(edu, ser);
@@ -645,8 +646,9 @@ static int edu_retrieve_device(struct edu *edu, struct edu_ser *ser,
 }
 
 /*
- * Holding the lock of the device, so that it is bound, or isn't. A driver whose
- * .remove waits for open files can't do so: LUO, which waits here, keeps them open.
+ * Holds the device lock, so that the driver is neither bound nor unbound meanwhile. A
+ * driver whose .remove waits until its files are closed can't do so: .remove is called
+ * with the device lock held, and LUO, which would wait for that lock, keeps files open.
  */
 static int edu_retrieve(struct liveupdate_file_op_args *args)
 {
@@ -720,7 +722,7 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	char *name;
 	int ret;
 
-	/* None of this changes an incoming device. */
+	/* These calls don't change an incoming device. */
 	ret = pcim_enable_device(pdev);
 	if (ret)
 		return ret;
@@ -749,7 +751,7 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	edu->misc.parent = &pdev->dev;
 	pci_set_drvdata(pdev, edu);
 
-	/* One that is incoming goes on with what it does, until it is retrieved. */
+	/* An incoming device goes on with what it does: edu_retrieve() takes it over. */
 	if (!pci_liveupdate_is_incoming(pdev))
 		ret = edu_start(edu);
 	if (ret)
@@ -777,7 +779,7 @@ static void edu_remove(struct pci_dev *pdev)
 
 	scoped_guard(mutex, &edu->lock) {
 		edu->removed = true;
-		/* One that waits goes on, unless the device itself is removed. */
+		/* A device that waits for .retrieve goes on, unless it is removed itself. */
 		if (edu->buffer) {
 			edu_disconnect(edu);
 			pci_liveupdate_finish(pdev);
@@ -814,7 +816,7 @@ static int edu_register_handler(void)
 	return ret;
 }
 
-/* The driver first: with the handler there, files can be retrieved, but only once. */
+/* Driver first: once the handler exists, files can be retrieved, and only once. */
 static int __init edu_init(void)
 {
 	int ret;

@@ -5,8 +5,8 @@
  * What programs need to use /dev/edu-<address of the device>:
  *
  * write(2) of a __u32 n starts the computation of n!, modulo 2^32. read(2) of a
- * __u32 waits for the result. mmap(2) gives a buffer of EDU_BUFFER_SIZE bytes, which
- * the device copies to or from a buffer of its own.
+ * __u32 waits for the result. mmap(2) maps a buffer of EDU_BUFFER_SIZE bytes. The
+ * ioctls copy this buffer to, or from, a buffer in the device.
  */
 
 #ifndef _EDU_LIVEUPDATE_H
@@ -19,7 +19,7 @@
 
 #define EDU_DMA_TO_DEVICE	_IO('E', 0)
 #define EDU_DMA_FROM_DEVICE	_IO('E', 1)
-/* A random number that is in a register of the device since it was set up. */
+/* The random number that the driver wrote to a register when it set the device up. */
 #define EDU_GET_LIVENESS	_IOR('E', 2, __u32)
 
 #endif /* _EDU_LIVEUPDATE_H */

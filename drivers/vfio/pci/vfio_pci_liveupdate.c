@@ -11,44 +11,44 @@
  * replaced: it isn't reset, its BARs, its registers and its power state stay, and
  * so does its DMA unless an IOMMU translates for it. Only a cdev file that is bound
  * to an iommufd (with or without an IOMMU behind it) can be preserved; the Live
- * Update Orchestrator (LUO) answers -ENOENT for any other.
+ * Update Orchestrator (LUO) answers -ENOENT for any other file.
  *
  * preserve
- *   The PCI core puts the device into its table, and the state that the next
- *   kernel can't read from a running device is written down. The VMM goes on
+ *   The PCI core puts the device into its table, and vfio-pci writes down the
+ *   state that the next kernel can't read from a running device. The VMM goes on
  *   using the device.
  *
  * freeze
- *   Part of the kexec. Fails, and the kexec with it, if an interrupt is enabled
- *   or the device isn't in D0: neither can be carried over; or if the device is
- *   being removed, which waits for its file to be closed. From here on the file
- *   gives no access (-EBUSY, or SIGBUS on a mapping), so that nothing changes
- *   behind the next kernel's back. It can still be detached: that touches the
- *   IOMMU, not the device. If the kexec fails for another reason, unfreeze gives
- *   access again.
+ *   Part of the kexec. Freeze, and with it the kexec, fails if an interrupt is
+ *   enabled or the device isn't in D0, as neither can be carried over. Freeze also
+ *   fails if the device is being removed, as the removal waits until the file is
+ *   closed. From here on the file gives no access (-EBUSY, or SIGBUS on a
+ *   mapping), so that nothing changes behind the next kernel's back. The device
+ *   can still be detached: that touches the IOMMU, not the device. If the kexec
+ *   fails for another reason, unfreeze gives access again.
  *
  * retrieve
- *   In the next kernel the device is bound to vfio-pci by the PCI core, and
- *   nobody can open it (-EBUSY) but by ``LIVEUPDATE_SESSION_RETRIEVE_FD``. The
- *   VMM gets a new cdev file, which it binds to an iommufd as usual. That opens
- *   the device without touching it.
+ *   In the next kernel the PCI core binds the device to vfio-pci, and the device
+ *   can be opened only with ``LIVEUPDATE_SESSION_RETRIEVE_FD``; any other open
+ *   fails with -EBUSY. The VMM gets a new cdev file, and binds the file to an
+ *   iommufd as usual. The bind opens the device without touching it.
  *
  * finish
- *   Possible as soon as the file is bound, or if there is nothing to wait for:
- *   the device is gone, or was given up. The device is ordinary from here on.
- *   When its file is closed it is reset, to the state that it had when the
- *   first kernel opened it.
+ *   Possible as soon as the file is bound, or if there is nothing to wait for,
+ *   because the device is gone or was given up. The device is ordinary from here
+ *   on. When its file is closed, the device is reset to the state that it had
+ *   when the first kernel opened it.
  *
- * A device is given up, which stops its DMA, if retrieve fails, as LUO doesn't
- * try again, or if the open of a retrieved file fails half-way.
+ * A device is given up, which stops its DMA, if retrieve fails, as LUO doesn't call
+ * retrieve again, or if the open of a retrieved file fails half-way.
  *
- * An IOMMU may be off between the kernels, and the tables that it has are gone: a
- * device would read and write other memory than its user meant. If one translates
- * for the device, freeze therefore clears its Bus Master Enable, and the next kernel
- * sets it again when the VMM attaches the device to an address space in which it has
- * mapped its memory. Meanwhile there is no DMA; what the device does about that is up
- * to the device. Addresses that it was given mean the same only if an IOMMU translates
- * in both kernels or in none: otherwise retrieve fails.
+ * An IOMMU may be off between the kernels, and its tables are gone afterwards: a
+ * device would read and write other memory than its user meant. If an IOMMU
+ * translates for the device, freeze therefore clears Bus Master Enable, and the next
+ * kernel sets it again when the VMM attaches the device to an address space into which
+ * the VMM has mapped its memory. Until then there is no DMA; how the device copes with
+ * that is up to the device. The addresses that the device was given mean the same only
+ * if an IOMMU translates in both kernels or in neither: otherwise retrieve fails.
  */
 
 #include <linux/idr.h>
@@ -63,7 +63,7 @@
 
 #include "vfio_pci_priv.h"
 
-/* What tells vfio-pci's devices from those of variant drivers */
+/* The operations of vfio-pci's devices; variant drivers have their own */
 static const struct vfio_device_ops *vfio_pci_device_ops;
 
 static struct vfio_pci_core_device *vfio_pci_from_file(struct file *file)
@@ -82,13 +82,13 @@ static bool vfio_pci_can_preserve(struct liveupdate_file_handler *handler,
 	return vfio_pci_from_file(file) && vfio_cdev_is_bound(file);
 }
 
-/* As iommufd asks: a device without an IOMMU may nevertheless have an IOMMU group. */
+/* Test what iommufd tests: a device without an IOMMU may have an IOMMU group, too. */
 static bool vfio_pci_is_translated(struct pci_dev *pdev)
 {
 	return pdev->dev.iommu;
 }
 
-/* The file is bound, so what was found out at open doesn't change meanwhile. */
+/* The file is bound, so the fields that were set at open don't change meanwhile. */
 static struct vfio_pci_ser *vfio_pci_write_ser(struct vfio_pci_core_device *vdev)
 {
 	struct pci_dev *pdev = vdev->pdev;
@@ -134,10 +134,10 @@ static bool vfio_pci_has_pri(struct pci_dev *pdev)
 }
 #endif
 
-/* Say why the device can't be handed over, now or ever; NULL if it can. */
+/* Return why the device can't be preserved, now or ever; NULL if it can be. */
 static const char *vfio_pci_cannot_preserve(struct vfio_pci_core_device *vdev)
 {
-	/* The next kernel's arbiter would turn its legacy ranges off */
+	/* The next kernel's VGA arbiter would turn its legacy ranges off */
 	if (vfio_pci_is_vga(vdev->pdev))
 		return "a VGA device can't be preserved yet";
 	if (vdev->num_regions)
@@ -184,7 +184,7 @@ static void vfio_pci_unpreserve(struct liveupdate_file_op_args *args)
 	kho_unpreserve_free(phys_to_virt(args->serialized_data));
 }
 
-/* Memory can be disabled under an ioeventfd, ports can't. */
+/* When frozen, an ioeventfd doesn't write to memory, but still writes to I/O ports. */
 static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
 {
 	struct vfio_pci_ioeventfd *ioeventfd;
@@ -199,9 +199,9 @@ static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
 }
 
 /*
- * A device that is being removed is locked until its file is closed. Shutdown
- * would wait for that lock, and the kexec never come. A removal that begins
- * between here and there isn't noticed.
+ * A removal holds the device lock until the file is closed. Shutdown would wait for
+ * the device lock, and the kexec would never come. A removal that begins between this
+ * test and shutdown isn't noticed.
  */
 static bool vfio_pci_is_locked(struct vfio_pci_core_device *vdev)
 {
@@ -212,7 +212,7 @@ static bool vfio_pci_is_locked(struct vfio_pci_core_device *vdev)
 	return false;
 }
 
-/* Say why the device can't be frozen; NULL if it can. */
+/* Return why the device can't be frozen; NULL if it can be. */
 static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 {
 	lockdep_assert_held(&vdev->igate);
@@ -224,7 +224,7 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 		return "its interrupts are enabled; disable them with VFIO_DEVICE_SET_IRQS";
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
 		return "it is in low power; leave it first";
-	/* Those who have imported it don't ask before they access the device */
+	/* Importers of a dma-buf access the device without asking vfio-pci */
 	if (!list_empty(&vdev->dmabufs))
 		return "a dma-buf of it is exported; close that first";
 	if (vfio_pci_has_port_ioeventfd(vdev))
@@ -233,7 +233,7 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	return vfio_pci_cannot_preserve(vdev);
 }
 
-/* Without an IOMMU the memory stays where it is, and DMA goes on. */
+/* Without an IOMMU, DMA goes on: it goes to memory that stays where it is. */
 static void vfio_pci_pause_dma(struct vfio_pci_core_device *vdev,
 			       struct vfio_pci_ser *ser)
 {
@@ -260,8 +260,8 @@ static void vfio_pci_resume_dma(struct vfio_pci_core_device *vdev,
 }
 
 /*
- * Doesn't wait for the device lock: whoever holds it may wait for the file to be
- * closed, which LUO keeps open.
+ * Doesn't wait for the device lock: whoever holds it may wait until the file is closed,
+ * and LUO keeps the file open.
  */
 static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 {
@@ -300,7 +300,7 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 	vfio_pci_resume_dma(vdev, phys_to_virt(args->serialized_data));
 }
 
-/* What the previous kernel wrote; NULL if nothing is there, as LUO doesn't look. */
+/* Get what the previous kernel wrote; NULL if it isn't there, which LUO doesn't check. */
 static struct vfio_pci_ser *vfio_pci_get_ser(struct liveupdate_file_op_args *args)
 {
 	u64 pa = args->serialized_data;
@@ -308,7 +308,7 @@ static struct vfio_pci_ser *vfio_pci_get_ser(struct liveupdate_file_op_args *arg
 	return kho_preserved_size(pa) ? phys_to_virt(pa) : NULL;
 }
 
-/* NULL if the device had none. */
+/* Return NULL if the previous kernel had no saved state of the device. */
 static struct pci_saved_state *vfio_pci_read_state(const struct vfio_pci_ser *ser)
 {
 	if (!ser->state_size)
@@ -335,7 +335,7 @@ static int vfio_pci_check_ser(const struct vfio_pci_ser *ser)
 	return 0;
 }
 
-/* The device goes on with addresses that mean the same as before, or not at all. */
+/* Refuse a device whose DMA addresses no longer mean the same as before. */
 static int vfio_pci_check_translated(struct pci_dev *pdev,
 				     const struct vfio_pci_ser *ser)
 {
@@ -369,9 +369,9 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 
-	/* The file keeps vfio-pci bound. */
+	/* The file keeps the device bound to vfio-pci. */
 	vdev = pci_get_drvdata(pdev);
-	/* Somebody else may be trying to open the device */
+	/* Another thread may be in vfio_pci_liveupdate_open() */
 	scoped_guard(mutex, &vdev->vdev.dev_set->lock)
 		WRITE_ONCE(vdev->liveupdate.ser, ser);
 	*filep = file;
@@ -414,7 +414,7 @@ static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 	return !pdev;
 }
 
-/* Undo vfio_pci_liveupdate_probe(), whether somebody has the device open or not. */
+/* Undo vfio_pci_liveupdate_probe(), whether the device is open or not. */
 static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev)
 {
 	if (!vdev->liveupdate.idle_d3)
@@ -489,7 +489,8 @@ int vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
 /**
  * vfio_pci_liveupdate_unregister - Undo vfio_pci_liveupdate_register()
  *
- * Context: module exit; no file is preserved, as LUO holds the module for it.
+ * Context: module exit. No file is preserved: LUO holds a reference on the module for
+ * each preserved file.
  */
 void vfio_pci_liveupdate_unregister(void)
 {
@@ -501,8 +502,8 @@ void vfio_pci_liveupdate_unregister(void)
  * vfio_pci_liveupdate_probe - Prepare for a device that may be incoming
  * @vdev: device that vfio-pci is being bound to
  *
- * vfio-pci puts devices that nobody has open into D3. An incoming device has a
- * user who doesn't have it open yet.
+ * vfio-pci puts a device that isn't open into D3. Keeps an incoming device in D0: its
+ * user just hasn't opened it yet.
  *
  * Context: before the device is registered with vfio.
  */
@@ -522,9 +523,9 @@ void vfio_pci_liveupdate_probe(struct vfio_pci_core_device *vdev)
  *
  * Does nothing for a device that isn't incoming.
  *
- * Context: the lock of the device set is held. May sleep.
- * Return: 0; -EBUSY if the device waits for somebody else; -EIO if it was given
- * up; -ENOMEM.
+ * Context: &vfio_device_set.lock is held. May sleep.
+ * Return: 0; -EBUSY if the device is incoming and its file wasn't retrieved; -EIO if the
+ * file was retrieved but the device was given up; -ENOMEM.
  */
 int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 {
@@ -541,7 +542,7 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	if (IS_ERR(state))
 		return PTR_ERR(state);
 
-	/* There is one from before if an earlier attempt to open failed. */
+	/* An earlier open that failed may have left its state. */
 	kfree(vdev->pci_saved_state);
 	vdev->pci_saved_state = state;
 	vdev->reset_works = ser->flags & VFIO_PCI_SER_RESET_WORKS;
@@ -557,7 +558,7 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
  *
  * Does nothing for a device that isn't incoming.
  *
- * Context: the lock of the device set is held; nobody else has access yet.
+ * Context: &vfio_device_set.lock is held; userspace has no access yet.
  */
 void vfio_pci_liveupdate_restore_config(struct vfio_pci_core_device *vdev)
 {
@@ -584,11 +585,11 @@ static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
 /**
  * vfio_pci_liveupdate_attach_ioas - Attach a device to an address space
  * @core_vdev: device
- * @pt_id: ID of the address space; of what it was attached to on return
+ * @pt_id: ID of the address space; on return, of what the device was attached to
  *
- * DMA that was paused for the kexec goes on.
+ * Sets Bus Master Enable if freeze cleared it in the previous kernel.
  *
- * Context: the lock of the device set is held. May sleep.
+ * Context: &vfio_device_set.lock is held. May sleep.
  * Return: 0; -EBUSY if the device is frozen; or the error of
  * vfio_iommufd_physical_attach_ioas().
  */
@@ -610,9 +611,9 @@ int vfio_pci_liveupdate_attach_ioas(struct vfio_device *core_vdev, u32 *pt_id)
  * vfio_pci_liveupdate_pasid_attach_ioas - Attach a PASID to an address space
  * @core_vdev: device
  * @pasid: PASID
- * @pt_id: ID of the address space; of what it was attached to on return
+ * @pt_id: ID of the address space; on return, of what @pasid was attached to
  *
- * Context: the lock of the device set is held. May sleep.
+ * Context: &vfio_device_set.lock is held. May sleep.
  * Return: 0; -EBUSY if the device is frozen; or the error of
  * vfio_iommufd_physical_pasid_attach_ioas().
  */

@@ -20,15 +20,15 @@
  * pci_dev_ser for each preserved device and for each bridge above it.
  *
  * This interface is a contract. Any change to the layout or to the meaning of a
- * field requires a new %PCI_SER_VERSION. The compatible string and the place of
- * &pci_ser.version never change, so that a kernel that can't read the rest still
- * learns that devices are running. A kernel reads only its own version.
+ * field requires a new %PCI_SER_VERSION. The compatible string and the offset of
+ * &pci_ser.version never change, so that a kernel that can't read the rest of the
+ * table still learns that devices are running. A kernel reads only its own version.
  */
 
-/** PCI_LIVEUPDATE_COMPATIBLE - Name of the table, the same for ever. */
+/** PCI_LIVEUPDATE_COMPATIBLE - Name of the table. Never changes. */
 #define PCI_LIVEUPDATE_COMPATIBLE	"pci"
 
-/** PCI_SER_VERSION - Version of the layout below. */
+/** PCI_SER_VERSION - Version of the layout of the table. */
 #define PCI_SER_VERSION			1
 
 /**
@@ -38,7 +38,7 @@
  * @reserved:   Zero.
  * @devices:    Physical address of the first block header; 0 if there are no
  *              blocks.
- * @nr_devices: Number of records in use, those with a nonzero
+ * @nr_devices: Number of records in use: those with a nonzero
  *              &pci_dev_ser.refcount.
  */
 struct pci_ser {
@@ -50,10 +50,10 @@ struct pci_ser {
 
 static_assert(sizeof(struct pci_ser) == 24);
 
-/** PCI_DEV_SER_BRIDGE - The record is that of a PCI-to-PCI bridge. */
+/** PCI_DEV_SER_BRIDGE - The record belongs to a PCI-to-PCI bridge. */
 #define PCI_DEV_SER_BRIDGE		BIT(0)
 
-/** PCI_DEV_SER_OVERRIDE - driver_override was set when it was preserved. */
+/** PCI_DEV_SER_OVERRIDE - The administrator had set the device's driver_override. */
 #define PCI_DEV_SER_OVERRIDE		BIT(1)
 
 /** PCI_DEV_SER_IO_WINDOW - The bridge has an I/O window. */
@@ -65,10 +65,10 @@ static_assert(sizeof(struct pci_ser) == 24);
 /** PCI_DEV_SER_PREF_64_WINDOW - The prefetchable window is 64 bits wide. */
 #define PCI_DEV_SER_PREF_64_WINDOW	BIT(4)
 
-/** PCI_DEV_SER_BROKEN_INTX - Interrupt Disable in its Command register doesn't work. */
+/** PCI_DEV_SER_BROKEN_INTX - Interrupt Disable in the Command register doesn't work. */
 #define PCI_DEV_SER_BROKEN_INTX		BIT(5)
 
-/** PCI_DEV_SER_ACS - It has the ACS capability; &pci_dev_ser.acs_ctrl is valid. */
+/** PCI_DEV_SER_ACS - ACS capability present; &pci_dev_ser.acs_ctrl is valid. */
 #define PCI_DEV_SER_ACS			BIT(6)
 
 /** PCI_DEV_SER_ARI - The bridge has ARI Forwarding enabled. */
@@ -86,7 +86,7 @@ static_assert(sizeof(struct pci_ser) == 24);
 /** PCI_DEV_SER_VF_BARS - BARs of the virtual functions. */
 #define PCI_DEV_SER_VF_BARS		6
 
-/** PCI_DEV_SER_DRIVER_LEN - Room for a driver's name and its final NUL. */
+/** PCI_DEV_SER_DRIVER_LEN - Room for the name of a driver and its final NUL. */
 #define PCI_DEV_SER_DRIVER_LEN		32
 
 /**
@@ -96,25 +96,25 @@ static_assert(sizeof(struct pci_ser) == 24);
  * @flags:        PCI_DEV_SER_*; all other bits are zero.
  * @refcount:     Number of preserved devices at or below this one. 0 marks a free
  *                slot, whose other fields mean nothing.
- * @vendor:       Vendor ID that must be found there.
- * @device:       Device ID that must be found there.
+ * @vendor:       Vendor ID that the next kernel must find at @bdf.
+ * @device:       Device ID that the next kernel must find at @bdf.
  * @acs_ctrl:     ACS Control, 0 without %PCI_DEV_SER_ACS.
- * @bar_order:    Size of each BAR as a power of two; 0 if there is none. The
- *                upper half of a 64-bit BAR has 0.
- * @max_vf_buses: Highest bus number that its virtual functions could have; 0 if
- *                it can have none, and without %PCI_DEV_SER_SRIOV.
+ * @bar_order:    Size of each BAR as a power of two; 0 for a BAR that the device
+ *                doesn't have, and for the upper half of a 64-bit BAR.
+ * @max_vf_buses: Highest bus number that the device's virtual functions could
+ *                have; 0 if it can't have any, and without %PCI_DEV_SER_SRIOV.
  * @vf_bar_order: The same as @bar_order, for the BARs of one virtual function;
  *                0 without %PCI_DEV_SER_SRIOV.
- * @secondary:    Of a bridge, its secondary bus number.
- * @subordinate:  Of a bridge, its subordinate bus number.
- * @reserved:     Of a bridge, zero.
+ * @secondary:    Secondary bus number of a bridge.
+ * @subordinate:  Subordinate bus number of a bridge.
+ * @reserved:     Zero for a bridge.
  * @driver:       Name of the driver that was bound, ending in NUL and padded with
  *                NULs; empty for a bridge and for a device without a driver.
  *
- * The BAR sizes, the windows of a bridge, the buses of virtual functions and
- * whether Interrupt Disable works can't be read from the hardware: enumeration
- * finds them by writing to a device that must not be disturbed. The bus numbers,
- * ACS Control and ARI can be read, and tell whether it was reset meanwhile.
+ * The next kernel can't read the BAR sizes, the windows of a bridge, the buses of
+ * virtual functions, and whether Interrupt Disable works: to find them, enumeration
+ * writes to the device, which must not be disturbed. The bus numbers, ACS Control and
+ * ARI Forwarding can be read, and tell whether the device was reset meanwhile.
  */
 struct pci_dev_ser {
 	u32 domain;
@@ -160,11 +160,11 @@ static_assert(sizeof(struct pci_cap_ser) == 8);
 /**
  * struct pci_state_ser - Saved configuration state of a device.
  * @config: The first 64 bytes of configuration space.
- * @caps:   List of &struct pci_cap_ser, each right behind the one before, without
- *          regard to alignment.
+ * @caps:   List of &struct pci_cap_ser, each directly behind the previous one, so that
+ *          they may be unaligned.
  *
- * For drivers that reset their device to a state from before the live update.
- * Part of a driver's own data, not of the table.
+ * For drivers that reset their device to a state from before the live update. This
+ * state is part of the driver's own data, not of the table.
  */
 struct pci_state_ser {
 	u32 config[16];

@@ -13,8 +13,8 @@
 /**
  * DOC: vfio-pci Live Update ABI
  *
- * vfio-pci hands one &struct vfio_pci_ser for each preserved device file to the
- * next kernel. It holds what that kernel can't read from a running device.
+ * For each preserved device file, vfio-pci hands one &struct vfio_pci_ser to the
+ * next kernel, with what that kernel can't read from a running device.
  *
  * This interface is a contract. Any change to the layout or to the meaning of a
  * field requires a new %VFIO_PCI_LIVEUPDATE_COMPATIBLE.
@@ -33,14 +33,14 @@
 #define VFIO_PCI_SER_PCI_2_3		BIT(2)
 
 /**
- * VFIO_PCI_SER_MASTER - Bus Master Enable was set until freeze, and is to be set again
- * when an IOMMU translates what the device asks for. Only set if one did so.
+ * VFIO_PCI_SER_MASTER - Freeze cleared Bus Master Enable, because an IOMMU translated the
+ * device's DMA. Attaching the device to an address space sets Bus Master Enable again.
  */
 #define VFIO_PCI_SER_MASTER		BIT(3)
 
 /**
- * VFIO_PCI_SER_TRANSLATED - An IOMMU translates what the device asks for. Addresses that
- * the device was given mean the same only if that stays so, or stays not so.
+ * VFIO_PCI_SER_TRANSLATED - An IOMMU translates the device's DMA. If that differs in the
+ * next kernel, the DMA addresses that the device was given mean something else.
  */
 #define VFIO_PCI_SER_TRANSLATED		BIT(4)
 
@@ -54,11 +54,11 @@
  * @flags:       VFIO_PCI_SER_*; all other bits are zero.
  * @state_size:  Length of the state in bytes; 0 if there is none.
  * @config_size: Length of the virtual configuration space in bytes.
- * @data:        First the state: configuration of the device when it was first
- *               opened, to which it is reset when it is closed (&struct
- *               pci_state_ser). Then the virtual configuration space as of freeze,
- *               from which the next kernel takes the bits that users write and
- *               devices never see.
+ * @data:        First the state (&struct pci_state_ser): the configuration that the
+ *               device had when it was first opened, and to which it is reset when
+ *               its file is closed. Then the virtual configuration space as of
+ *               freeze, from which the next kernel takes the bits that users write
+ *               and devices never see.
  */
 struct vfio_pci_ser {
 	u32 domain;
