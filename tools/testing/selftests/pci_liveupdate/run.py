@@ -100,6 +100,10 @@ def last_lines(vm):
             yield f"{line.time:8.3f} {line.text}"[:150]
 
 
+class Crash(Exception):
+    """Of QEMU: says nothing of the guest, so to be tried again."""
+
+
 def attempt(guests, verbose, scenario, config, directory):
     """Returns the run, and what is wrong with it."""
     echo = f"{scenario.name}-{config}| " if verbose else None
@@ -107,10 +111,14 @@ def attempt(guests, verbose, scenario, config, directory):
     if scenario.twin:
         other = dataclasses.replace(scenario, **{"on": (config,), **scenario.twin})
         vm, stopped = play(guests, other, other.on[0], f"{directory}-twin", echo)
+        if vm.crashed:
+            raise Crash(f"twin: {stopped}")
         if stopped:
             return checks.Run(other, vm), [f"twin: {stopped}"]
         twin = checks.Run(other, vm)
     vm, stopped = play(guests, scenario, config, directory, echo)
+    if vm.crashed:
+        raise Crash(stopped)
     run = checks.Run(scenario, vm)
     run.twin = twin
     return run, judge(run, stopped)
@@ -122,20 +130,23 @@ def run(guests, verbose, title, config, number):
     scenario = next(each for each in scenarios.ALL if each.name == title)
     name = f"{scenario.name} ({config})"
     directory = f"{DIRECTORY}/{scenario.name}-{config}" + (f"-{number}" if number else "")
+    failed = []
     for _ in range(TRIES):
         try:
             result, problems = attempt(guests, verbose, scenario, config, directory)
             break
         except handover.TooLate:
-            pass
+            failed.append("too late, tried again")
+        except Crash as crash:
+            failed.append(f"QEMU has crashed, tried again: {crash}")
         except Exception:           # the others go on
             return Outcome(name, time.monotonic() - start, [traceback.format_exc()],
                            logs=[f"everything is in {os.path.relpath(directory)}"])
     else:
-        return Outcome(name, time.monotonic() - start, [f"too late, {TRIES} times"])
+        return Outcome(name, time.monotonic() - start, failed)
     if scenario.problems:
         problems = must_be(scenario.problems, problems)
-    outcome = Outcome(name, time.monotonic() - start, problems, result.notes)
+    outcome = Outcome(name, time.monotonic() - start, problems, result.notes + failed)
     if problems:
         outcome.logs = [*last_lines(result.vm), f"everything is in {os.path.relpath(directory)}"]
     else:

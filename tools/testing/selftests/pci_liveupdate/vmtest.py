@@ -77,10 +77,9 @@ TICK = "nohz=off highres=off no_timer_check lpj=26000000"
 
 # With a thread for each CPU, QEMU 10.0 now and then loses the end of an interrupt: no other
 # one comes then, not even the tick. Or it fails an assertion while a BAR is disabled.
-# Each write to what was code of the kernel before takes long, until the translations of
-# that are thrown away: all are, as soon as the buffer is full, which is too small for two
-# kernels.
-ACCEL = "tcg,thread=single,tb-size=48"
+# The buffer for translations must never be full: QEMU 11.1 throws all away then, and at
+# times crashes in tb_target_set_jmp_target().
+ACCEL = "tcg,thread=single,tb-size=512"
 
 
 # QEMU's doesn't remap interrupts, unless told to
@@ -251,6 +250,7 @@ class VM:
         self.due = None         # time of the next packets; None: no traffic
         self.sending = True
         self.all_count = True   # no packet may find the ring full
+        self.crashed = False    # QEMU has, not the guest
         self.wires = [Wire() for device in devices if "netdev=" in device]
         self.log = open(f"{directory}/console.log", "w")
         self.ram = os.memfd_create("guest")
@@ -472,6 +472,7 @@ class VM:
             status = self.process.wait(10)
         except subprocess.TimeoutExpired:
             return "QEMU goes on"
+        self.crashed = status < 0
         with open(f"{self.directory}/qemu.log") as errors:
             return f"QEMU's status: {status}, {errors.read()[-300:].strip() or 'no message'}"
 
