@@ -4,7 +4,7 @@
 
     scripts/bench.py [--runs N]
 
-Table: KUnit's benchmark on CONFIG=bench; growth is the time of an operation with 65,536
+Table: KUnit's benchmark on the demo's kernel; growth is the time of an operation with 65,536
 devices over that with 4,096.
 Boot: a kernel that was started by kexec, unpatched and ours, with 0, 1, 16 and 128 preserved
 NVMe controllers behind 16 root ports: accesses to configuration space until its first
@@ -57,7 +57,7 @@ def kunit(name, options):
         subprocess.run(
             [vmtest.QEMU, "-nodefaults", "-no-user-config", "-display", "none",
              "-machine", "q35", "-accel", vmtest.ACCEL, "-m", "2048", "-serial", "stdio",
-             "-no-reboot", "-kernel", f"{OUT}/build-bench/arch/x86/boot/bzImage",
+             "-no-reboot", "-kernel", f"{OUT}/build-demo/arch/x86/boot/bzImage",
              "-append", append, *options],
             stdin=subprocess.DEVNULL, stdout=file, check=True, timeout=120,
             preexec_fn=vmtest.run_with_parent)

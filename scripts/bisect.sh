@@ -42,8 +42,8 @@ fragment()	# BUILD
 {
 	patched_config
 	case $1 in
-	on)	printf 'CONFIG_%s=y\n' KUNIT PCI_LIVEUPDATE_KUNIT_TEST ;;
-	off)	printf '# CONFIG_%sPCI_LIVEUPDATE is not set\n' '' SAMPLE_ ;;
+	on)	;;
+	off)	off_config ;;
 	*)	printf 'CONFIG_%s=m\n' IOMMUFD VFIO VFIO_PCI ;;
 	esac
 }

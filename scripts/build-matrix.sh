@@ -35,20 +35,17 @@ end()
 		rm "$dir/unclean"
 	fi
 	n=$((n + 1))
-	echo "$result $n - $1"
+	echo "$result $n - $1, $((SECONDS - start)) s"
 }
 
 # combination PCI_LIVEUPDATE VFIO: y or n, y or m
 combination()
 {
-	local status=0 option
+	local status=0 option start=$SECONDS
 
 	begin "vfio-$2"
 	{
-		if [ "$1" = n ]; then
-			echo "# CONFIG_PCI_LIVEUPDATE is not set"
-			echo "# CONFIG_SAMPLE_PCI_LIVEUPDATE is not set"
-		fi
+		[ "$1" = y ] || off_config
 		for option in IOMMUFD VFIO VFIO_PCI; do
 			echo "CONFIG_$option=$2"
 		done

@@ -79,7 +79,7 @@ missing()
 apt()
 {
 	DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-		--no-install-recommends --no-remove "$@" >>"$log" 2>&1 </dev/null ||
+		--no-install-recommends --no-remove "$@" >>"$log" 2>&1 </dev/null | alive installing ||
 		die "can't install $packages:" "$(apt_error "$log")" "all of it: $log"
 }
 

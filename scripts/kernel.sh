@@ -4,12 +4,11 @@
 # Build out/build-$CONFIG from out/linux:
 #
 #   CONFIG=demo		small and fast (the default)
-#   CONFIG=debug	with lockdep, KASAN, kmemleak, KUnit, fault injection, ...
+#   CONFIG=debug	with lockdep, KASAN, kmemleak, fault injection, ...
 #   CONFIG=kcsan	with KCSAN for what touches our state
 #   CONFIG=gcov		counts which lines of our files are reached: see coverage.sh
 #   CONFIG=plain	the demo's, of the source without our changes
 #   CONFIG=broken	the demo's, of the source with a mistake: see check-the-checks.sh
-#   CONFIG=bench	with KUnit and nothing that takes time: see bench.py
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
 # gen_init_cpio in usr; modules are where their source is.
@@ -26,7 +25,6 @@ flags=()
 parts=(liveupdate{,_debugfs,_incoming,_outgoing,_ports,_table})	# of the PCI core
 case $config in
 demo)	;;
-bench)	fragments+=("$selftest/config.bench") ;;
 debug)	fragments+=("$selftest/config.debug") ;;
 kcsan)	fragments+=("$selftest/config.kcsan")
 	flags=(KCSAN_SANITIZE=n)
@@ -40,7 +38,7 @@ gcov)	fragments+=("$selftest/config.gcov")
 	done ;;
 plain)	;;
 broken)	;;
-*)	die "CONFIG=$config: there are only demo, bench, debug, kcsan, gcov, plain and broken" ;;
+*)	die "CONFIG=$config: there are only demo, debug, kcsan, gcov, plain and broken" ;;
 esac
 
 "$top/scripts/tree.sh"

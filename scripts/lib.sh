@@ -30,6 +30,27 @@ die()
 	exit 1
 }
 
+# alive TEXT: pass on what is said; when nothing is for 15 s, say that, and for how long
+alive()
+{
+	local line="" part status since=$SECONDS
+
+	while true; do
+		status=0
+		IFS= read -r -t 15 part || status=$?
+		line+=$part
+		if [ $status = 0 ]; then
+			printf '%s\n' "$line"
+			line="" since=$SECONDS
+		elif [ $status -gt 128 ]; then
+			echo "# $1 after $((SECONDS - since)) s"
+		else
+			break
+		fi
+	done
+	printf '%s' "$line"
+}
+
 # lock FILE [--shared]: hold FILE.lock until this (sub)shell ends
 lock()
 {
@@ -136,6 +157,12 @@ patched_config()
 	printf 'CONFIG_%s=y\n' CARDBUS HOTPLUG_PCI_SHPC PCCARD PCI_DOE PCI_IDE PCI_TSM TSM
 }
 
+# Options for a kernel without all that is ours
+off_config()
+{
+	printf '# CONFIG_%s is not set\n' {,SAMPLE_}PCI_LIVEUPDATE PCI_LIVEUPDATE_KUNIT_TEST
+}
+
 # ---- building kernels ----
 
 # sparse 0.6.4 doesn't know it
@@ -152,8 +179,9 @@ findings()
 }
 
 # kmake DIR TARGETS...: make in $linux for the build directory DIR. With time,
-# user and host fixed, equal sources make equal objects, for ccache too; another
-# clone of this repository shares its cache.
+# user and host fixed, and without the tools that Kconfig writes the versions of
+# into .config and that we don't need, equal sources make equal objects, for
+# ccache too; another clone of this repository shares its cache.
 kmake()
 {
 	local dir=$1
@@ -162,7 +190,8 @@ kmake()
 	CCACHE_DIR=${CCACHE_DIR:-$cache/ccache} CCACHE_BASEDIR=${CCACHE_BASEDIR-$top} \
 	KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970' KBUILD_BUILD_VERSION=1 \
 	KBUILD_BUILD_USER=pci KBUILD_BUILD_HOST=liveupdate \
-		make -C "$linux" O="$dir" CC="ccache ${cc:-gcc}" HOSTCC="ccache gcc" "$@"
+		make -C "$linux" O="$dir" CC="ccache ${cc:-gcc}" HOSTCC="ccache gcc" \
+			RUSTC=none BINDGEN=none PAHOLE=none "$@"
 }
 
 # configure DIR FRAGMENTS...: the fragments on top of tinyconfig's, everything that none

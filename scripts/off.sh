@@ -75,7 +75,7 @@ compare()
 "$top/scripts/tree.sh" | sed -u 's/^/# /'
 lock "$work"
 mkdir -p "$work"
-{ patched_config; printf '# CONFIG_%sPCI_LIVEUPDATE is not set\n' '' SAMPLE_; } >"$work/config"
+{ patched_config; off_config; } >"$work/config"
 for tree in old new; do
 	[ $tree = old ] && source=$out/linux.orig || source=$out/linux
 	(compile "$source" "$work/$tree") | sed -u 's/^/# /'

@@ -109,7 +109,7 @@ qemu=$(newest)
 if [ -z "$qemu" ]; then
 	(
 		lock "$cache/qemu"
-		[ -n "$(newest)" ] || fetch	# or somebody else was faster
+		[ -n "$(newest)" ] || fetch | alive fetching	# or somebody else was faster
 	)
 	qemu=$(newest)
 fi

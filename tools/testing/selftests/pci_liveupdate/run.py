@@ -2,17 +2,24 @@
 # SPDX-License-Identifier: GPL-2.0
 """Replace the kernel in virtual machines, and see what becomes of preserved PCI devices.
 
-    run.py [--config CONFIG] [--list] [--verbose] [--repeat N] [PATTERN...]
+    run.py [--core] [--config CONFIG] [--list | --kernels] [--verbose] [--repeat N]
+           [--budget SECONDS] [PATTERN...]
 
 Runs the scenarios of scenarios.py whose names match a pattern ('hotplug*'), each on the
-kernels that it is for or, with --config, on that one only; some at
-once. The result is KTAP. A failure shows what was wrong, the last lines of each kernel and
-where all logs are: out/selftests/NAME-CONFIG, the trace of config space only if it failed.
+kernels that it is for or, with --config, on that one only; some at once. With --core, runs
+those that each change must pass, on the demo's kernel. With --budget, starts none later than
+that; what was not started, or failed, comes first next time.
+
+The result is KTAP. A failure shows what was wrong, the last lines of each kernel and where
+all logs are: out/selftests/NAME-CONFIG, the trace of config space only if it failed. In the
+end it says where the time went, added up over all machines: booting kernels, everything else
+in them, and checks.
 """
 
 import argparse
 import dataclasses
 import fcntl
+import math
 import os
 import re
 import signal
@@ -20,7 +27,8 @@ import subprocess
 import sys
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from fnmatch import fnmatch
 from functools import partial
 
@@ -32,6 +40,8 @@ import vmtest                       # noqa: E402
 
 OUT = vmtest.HERE.removesuffix("tools/testing/selftests/pci_liveupdate") + "out"
 DIRECTORY = f"{OUT}/selftests"
+FIRST = f"{DIRECTORY}/first"        # what failed, or was not run for want of time
+OUT_OF_TIME = "out of time"
 LAST_LINES = 12
 TRIES = 3
 
@@ -44,6 +54,7 @@ class Outcome:
     notes: list = dataclasses.field(default_factory=list)
     logs: list = dataclasses.field(default_factory=list)    # the last lines
     skipped: str | None = None                              # why
+    spent: Counter = dataclasses.field(default_factory=Counter)     # seconds for what
 
 
 # ---- a scenario, in a process of its own ----
@@ -100,6 +111,15 @@ def last_lines(vm):
             yield f"{line.time:8.3f} {line.text}"[:150]
 
 
+def spent(vm):
+    """Seconds from each kernel's start to its userspace, and on everything else."""
+    boot = 0
+    for kernel in range(1, vm.kernels + 1):
+        start = vm.times(kernel, "Linux version")[0] if kernel > 1 else 0
+        boot += (vm.times(kernel, "INIT: stage") or [vm.ended])[0] - start
+    return Counter(boot=boot, wait=vm.ended - boot)
+
+
 class Crash(Exception):
     """Of QEMU: says nothing of the guest, so to be tried again."""
 
@@ -108,9 +128,8 @@ def attempt(guests, verbose, scenario, config, directory):
     """Returns the run, and what is wrong with it."""
     echo = f"{scenario.name}-{config}| " if verbose else None
     twin = None
-    if scenario.twin:
-        other = dataclasses.replace(scenario, **{"on": (config,), **scenario.twin})
-        vm, stopped = play(guests, other, other.on[0], f"{directory}-twin", echo)
+    for other, first in list(machines(scenario, config))[1:]:
+        vm, stopped = play(guests, other, first, f"{directory}-twin", echo)
         if vm.crashed:
             raise Crash(f"twin: {stopped}")
         if stopped:
@@ -124,11 +143,15 @@ def attempt(guests, verbose, scenario, config, directory):
     return run, judge(run, stopped)
 
 
-def run(guests, verbose, title, config, number):
+def title(scenario, config):
+    return f"{scenario.name} ({config})"
+
+
+def run(guests, verbose, name, config, number):
     start = time.monotonic()
     # Its functions can't be sent from one process to another
-    scenario = next(each for each in scenarios.ALL if each.name == title)
-    name = f"{scenario.name} ({config})"
+    scenario = next(each for each in scenarios.ALL if each.name == name)
+    name = title(scenario, config)
     directory = f"{DIRECTORY}/{scenario.name}-{config}" + (f"-{number}" if number else "")
     failed = []
     for _ in range(TRIES):
@@ -147,6 +170,10 @@ def run(guests, verbose, title, config, number):
     if scenario.problems:
         problems = must_be(scenario.problems, problems)
     outcome = Outcome(name, time.monotonic() - start, problems, result.notes + failed)
+    for each in result, result.twin:
+        if each:
+            outcome.spent += spent(each.vm)
+    outcome.spent["check"] = outcome.seconds - sum(outcome.spent.values())
     if problems:
         outcome.logs = [*last_lines(result.vm), f"everything is in {os.path.relpath(directory)}"]
     else:
@@ -176,42 +203,103 @@ def report(number, outcome):
     sys.stdout.flush()
 
 
-def select(config, patterns):
+def select(core, config, patterns):
     """Scenarios and kernels. Whoever names both gets it."""
     for scenario in scenarios.ALL:
         if not patterns or any(fnmatch(scenario.name, pattern) for pattern in patterns):
-            for each in [config] if config and patterns else scenario.on:
+            if core:
+                on = [config or "demo"] * bool(scenario.core)
+            else:
+                on = [config] if config and patterns else scenario.on
+            for each in on:
                 if config in (None, each):
                     yield scenario, each
+
+
+def machines(scenario, config):
+    """The scenario's and its twin's, and the kernel that each begins with."""
+    yield scenario, config
+    if scenario.twin:
+        twin = dataclasses.replace(scenario, **{"on": (config,), **scenario.twin})
+        yield twin, twin.on[0]
+
+
+def kernels(selected):
+    """All that these boot."""
+    return sorted({each for scenario, config in selected
+                   for machine, first in machines(scenario, config)
+                   for each in (first, machine.following or first)})
 
 
 def prepare(selected):
     """All kernels and initramfs are there before the first process is forked."""
     guests = vmtest.Guests(OUT, DIRECTORY)
     for scenario, config, _ in selected:
-        for each, twin in ((config, {}), (config, scenario.twin or {})):
-            changed = dataclasses.replace(scenario, **twin)
-            guests.get(changed.on[0] if "on" in twin else each, changed.following,
-                       max(changed.updates, 1), changed.selftests)
+        for machine, first in machines(scenario, config):
+            guests.get(first, machine.following, max(machine.updates, 1), machine.selftests)
     return guests
+
+
+def run_all(work, runnable, end):
+    """Yields the outcomes; none is started after the end."""
+    waiting, running = list(runnable), set()
+    # A kernel that looks for leaks waits for some seconds
+    workers = os.cpu_count() + 1
+    with ProcessPoolExecutor(workers, initializer=vmtest.run_with_parent) as pool:
+        while waiting or running:
+            while waiting and len(running) < workers and time.monotonic() < end:
+                scenario, *how = waiting.pop(0)
+                running.add(pool.submit(work, scenario.name, *how))
+            if not running:
+                break
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    for scenario, config, _ in waiting:
+        yield Outcome(title(scenario, config), 0, [], skipped=OUT_OF_TIME)
+
+
+def read_first():
+    try:
+        with open(FIRST) as file:
+            return set(file.read().splitlines())
+    except FileNotFoundError:
+        return set()
+
+
+def write_first(first, outcomes):
+    for outcome in outcomes:
+        if outcome.problems or outcome.skipped == OUT_OF_TIME:
+            first.add(outcome.name)
+        else:
+            first.discard(outcome.name)
+    with open(FIRST, "w") as file:
+        file.writelines(f"{name}\n" for name in sorted(first))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--core", action="store_true", help="only what every change must pass")
     parser.add_argument("--config", choices=["demo", "debug", "kcsan", "gcov", "broken"])
     parser.add_argument("--list", action="store_true", help="only show what would be run")
+    parser.add_argument("--kernels", action="store_true", help="only show what CONFIG that needs")
     parser.add_argument("--verbose", action="store_true", help="show all consoles")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="each N times")
+    parser.add_argument("--budget", type=int, metavar="SECONDS", help="start none later")
     parser.add_argument("pattern", nargs="*")
     args = parser.parse_args()
     for pattern in args.pattern:
         if not any(fnmatch(scenario.name, pattern) for scenario in scenarios.ALL):
             parser.error(f"no scenario has a name like {pattern}")
-    selected = list(select(args.config, args.pattern))
+    selected = list(select(args.core, args.config, args.pattern))
     if args.list:
-        print("\n".join(f"{scenario.name} ({config})" for scenario, config in selected))
+        print("\n".join(f"{scenario.name} ({config})" + f": {scenario.core}" * args.core
+                        for scenario, config in selected))
         return
+    if args.kernels:
+        print("\n".join(kernels(selected)))
+        return
+    end = time.monotonic() + args.budget if args.budget is not None else math.inf
     for number in (signal.SIGINT, signal.SIGTERM):
         # All processes of ours end with this one
         signal.signal(number, lambda number, _: os._exit(128 + number))
@@ -221,10 +309,11 @@ def main():
     known = subprocess.run([vmtest.QEMU, "-device", "help"], check=True,
                            stdout=subprocess.PIPE, text=True).stdout
     runnable, outcomes = [], []
-    for scenario, config in selected:
+    first = read_first()
+    for scenario, config in sorted(selected, key=lambda each: title(*each) not in first):
         missing = missing_devices(scenario, known)
         if missing:
-            outcomes.append(Outcome(f"{scenario.name} ({config})", 0, [],
+            outcomes.append(Outcome(title(scenario, config), 0, [],
                                     skipped=f"QEMU has no {missing}"))
         else:
             runnable += [(scenario, config, number) for number in range(args.repeat)]
@@ -236,13 +325,15 @@ def main():
     print(f"KTAP version 1\n1..{len(runnable) + len(outcomes)}", flush=True)
     for number, outcome in enumerate(outcomes, 1):
         report(number, outcome)
-    # A kernel that looks for leaks waits for some seconds
-    with ProcessPoolExecutor(os.cpu_count() + 1, initializer=vmtest.run_with_parent) as pool:
-        work = partial(run, guests, args.verbose)
-        for future in as_completed([pool.submit(work, scenario.name, *how)
-                                    for scenario, *how in runnable]):
-            outcomes.append(future.result())
-            report(len(outcomes), outcomes[-1])
+    for outcome in run_all(partial(run, guests, args.verbose), runnable, end):
+        outcomes.append(outcome)
+        report(len(outcomes), outcome)
+    write_first(first, outcomes)
+    total = sum((outcome.spent for outcome in outcomes), Counter())
+    print("# spent:", *(f"{what} {seconds:.0f}" for what, seconds in total.items()))
+    late = sum(outcome.skipped == OUT_OF_TIME for outcome in outcomes)
+    if late:
+        print(f"# {late} not run: {OUT_OF_TIME}")
     failed = sum(bool(outcome.problems) for outcome in outcomes)
     skipped = sum(bool(outcome.skipped) for outcome in outcomes)
     print(f"{len(outcomes) - failed - skipped} passed, {failed} failed, {skipped} skipped")

@@ -28,6 +28,8 @@ class Scenario:
     iommu: bool = False
     updates: int = 1
     on: tuple = DEBUG               # kernels: what CONFIG they have
+    # Each change must pass it, on the demo's kernel: what only this one shows there
+    core: str = ""
     following: str | None = None    # CONFIG of the kernels after the first
     ram: int = vmtest.RAM
     limit: int = 60                 # seconds to the end, on the demo kernel
@@ -120,29 +122,33 @@ def nvmes(ports, functions, options=""):
                    "multifunction=on")
 
 
-# ---- topologies: devices, how many to preserve, devices and bridges that are adopted ----
+# ---- topologies: devices, how many to preserve, devices and bridges that are adopted, core ----
 
 TOPOLOGIES = {
     "root_bus": ([f"{IGB0},bus=pcie.0,addr=2.0", f"{E1000E},bus=pcie.0,addr=3.0,romfile={{rom}}",
-                  "qemu-xhci,bus=pcie.0,addr=4.0"], 3, (3, 0, 0)),
-    "root_port": ([f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], 1, (1, 1, 0)),
-    "switch_one_nic": (SWITCH, 1, (1, 3, 0)),
-    "switch_two_nics": (SWITCH, 2, (2, 4, 0)),
+                  "qemu-xhci,bus=pcie.0,addr=4.0"], 3, (3, 0, 0),
+                 "fixups, Interrupt Disable, option ROMs"),
+    "root_port": ([f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], 1, (1, 1, 0), ""),
+    "switch_one_nic": (SWITCH, 1, (1, 3, 0), ""),
+    "switch_two_nics": (SWITCH, 2, (2, 4, 0), "BARs, windows, ACS, MSI, LTR, services of ports"),
     "pci_bridge": ([BRIDGE, f"{IGB0},bus=bridge,addr=1.0",
-                    f"{E1000E},bus=bridge,addr=2.0,romfile="], 2, (2, 1, 0)),
+                    f"{E1000E},bus=bridge,addr=2.0,romfile="], 2, (2, 1, 0),
+                   "bridges that aren't PCI Express"),
     "pxb": (["pxb-pcie,id=pxb,bus=pcie.0,bus_nr=128", f"{ROOT_PORT},bus=pxb", f"{IGB0},bus=root"],
-            1, (1, 1, 0)),
+            1, (1, 1, 0), "a second host bridge"),
 }
 
 MORE_TOPOLOGIES = {
-    "switch_eight": (list(switch(IGB0, f"{E1000E},romfile=", *["qemu-xhci"] * 6)), 8, (8, 10, 0)),
-    "three_switches": (list(nested_switches(3, IGB0)), 1, (1, 7, 0)),
+    "switch_eight": (list(switch(IGB0, f"{E1000E},romfile=", *["qemu-xhci"] * 6)), 8, (8, 10, 0),
+                     ""),
+    "three_switches": (list(nested_switches(3, IGB0)), 1, (1, 7, 0), ""),
     # With an igb first, QEMU's ARI would end there
     "functions": ([f"{ROOT_PORT},bus=pcie.0",
                    "e1000e,netdev=wire0,bus=root,addr=0.0,multifunction=on,romfile=",
-                   f"{IGB1},bus=root,addr=0.1", "qemu-xhci,bus=root,addr=0.2"], 3, (3, 1, 0)),
-    "nvme": ([f"{ROOT_PORT},bus=pcie.0", "nvme,serial=1,bus=root"], 1, (1, 1, 0)),
-    "virtio": ([f"{ROOT_PORT},bus=pcie.0", "virtio-net-pci,bus=root,romfile="], 1, (1, 1, 0)),
+                   f"{IGB1},bus=root,addr=0.1", "qemu-xhci,bus=root,addr=0.2"], 3, (3, 1, 0),
+                  "ARI, several functions"),
+    "nvme": ([f"{ROOT_PORT},bus=pcie.0", "nvme,serial=1,bus=root"], 1, (1, 1, 0), ""),
+    "virtio": ([f"{ROOT_PORT},bus=pcie.0", "virtio-net-pci,bus=root,romfile="], 1, (1, 1, 0), ""),
 }
 
 # Of the second kernel, by the name that a scenario has
@@ -162,21 +168,26 @@ COMBINED = {
     "without": ["noari", "noaer", "noaspm", "pcie_bus_safe"],
     "moved": ["compat", "resource_alignment"],
 }
+# Each change must try all options on this one
+CORE_OPTIONS = "switch_two_nics"
 
 
 def topologies():
     # On the debug kernel faults.c has more
     yield Scenario("sixty_four", list(nvmes(8, 8)), 64, adopted=(64, 8, 0), on=DEMO, limit=180)
-    for name, (devices, preserve, adopted) in {**TOPOLOGIES, **MORE_TOPOLOGIES}.items():
-        yield Scenario(name, devices, preserve, adopted=adopted, leaks=False, limit=120)
-    for name, (devices, preserve, adopted) in TOPOLOGIES.items():
+    for name, (devices, preserve, adopted, core) in {**TOPOLOGIES, **MORE_TOPOLOGIES}.items():
+        yield Scenario(name, devices, preserve, adopted=adopted, leaks=False, limit=120, core=core)
+    for name, (devices, preserve, adopted, _) in TOPOLOGIES.items():
+        options = name == CORE_OPTIONS
         yield Scenario(f"{name}_iommu", devices, preserve, adopted=adopted, iommu=True, leaks=False,
-                       checks=[*checks.FULL, checks.fewer_accesses, checks.services])
+                       checks=[*checks.FULL, checks.fewer_accesses, checks.services],
+                       core="DMA pauses, nothing else changes" * options)
         for iommu in False, True:
             for slug, slugs in COMBINED.items():
+                append = " ".join(OPTIONS[each] for each in slugs)
                 yield Scenario(f"{name}{'_iommu' * iommu}_{slug}", devices, preserve,
-                               next_append=" ".join(OPTIONS[each] for each in slugs),
-                               adopted=adopted, iommu=iommu, on=DEMO, checks=checks.FULL)
+                               next_append=append, adopted=adopted, iommu=iommu, on=DEMO,
+                               checks=checks.FULL, core=append * (options and not iommu))
             # One by one if somebody wants to
             for slug, option in OPTIONS.items():
                 yield Scenario(f"{name}{'_iommu' * iommu}_{slug}", devices, preserve,
@@ -193,19 +204,22 @@ WITHOUT_SESSION = {"options": "--sessions 0", "preserve": 0, "checks": [], "adop
 
 SEQUENCES = [
     Scenario("abort", SWITCH, 2, options="--abort 1", checks=[],
-             lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}),
+             lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1},
+             core="preserved, and then not"),
     Scenario("no_session", SWITCH, **WITHOUT_SESSION, leaks=False,
              lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}),
     Scenario("slot_reused", list(switch(IGB0, IGB1, "qemu-xhci")), 2, options="--swap",
              answers=READ_TABLE, adopted=(2, 4, 0),
              checks=[checks.trace, checks.functions, checks.devices, checks.traffic,
-                     checks.table]),
+                     checks.table],
+             core="a record without a device is used again"),
     Scenario("two_sessions", SWITCH, 2, options="--sessions 2", adopted=(2, 4, 0), leaks=False,
              answers=READ_TABLE, checks=[*checks.FULL, checks.table]),
     # The second kernel's VMM has its device, and goes into the next kexec like that
     Scenario("unfinished", SWITCH, 2, options="--unfinished", updates=2, checks=[checks.let_go],
              lines={(2, "liveupdate: adopted 2 devices and 4 bridges, 0 missing"): 1,
-                    (3, "liveupdate: adopted"): 0, (3, "VMM: nothing"): 1}),
+                    (3, "liveupdate: adopted"): 0, (3, "VMM: nothing"): 1},
+             core="retrieved and not finished"),
     Scenario("ten_updates", SWITCH, 2, updates=10, ram=LARGE, adopted=(2, 4, 0), limit=200,
              interval=0.05, checks=checks.FULL),
     Scenario("crash", SWITCH, options="--crash", on=DEMO, adopted=(1, 3, 0),
@@ -255,7 +269,8 @@ def set_slot(device, control):
 HOTPLUG = [
     # Rescan the bus, unplug and replug the neighbours
     Scenario("disturb", SWITCH, options="--disturb", adopted=(1, 3, 0),
-             checks=[*checks.FULL, checks.disturbed]),
+             checks=[*checks.FULL, checks.disturbed],
+             core="a neighbour goes and comes back"),
     Scenario("disturb_iommu", SWITCH, options="--disturb", adopted=(1, 3, 0), iommu=True,
              leaks=False, checks=[*checks.FULL, checks.disturbed]),
     # By this policy a NIC changes its links when it is used; one of them is above both NICs.
@@ -263,14 +278,16 @@ HOTPLUG = [
     Scenario("hotplug_pciehp", EMPTY_SLOT, options="--hotplug 0000:04:00.0", on=DEMO,
              next_append="pcie_aspm.policy=powersave", answers=PLUG_IN, qemu=NATIVE_HOTPLUG,
              lines={(2, "0000:02:01.0: pciehp: .*Card present"): 1}, adopted=(1, 3, 0),
-             checks=[*checks.FULL, checks.disturbed]),
+             checks=[*checks.FULL, checks.disturbed],
+             core="ASPM policy, a neighbour that is plugged in by pciehp"),
     Scenario("hotplug_acpi", EMPTY_SLOT, options="--hotplug 0000:04:00.0", iommu=True, leaks=False,
              next_append="pcie_aspm.policy=powersave", answers=PLUG_IN, lines={(2, "pciehp"): 0},
              adopted=(1, 3, 0), checks=[*checks.FULL, checks.disturbed]),
     Scenario("hotplug_added", EMPTY_SLOT, options="--hotadd 0000:04:00.0",
              next_append="preserve=2",
              answers={(1, "VMM: plug"): ["device_add qemu-xhci,id=new,bus=down1"]},
-             adopted=(2, 4, 0), checks=checks.FULL),
+             adopted=(2, 4, 0), checks=checks.FULL,
+             core="a device that was plugged in is preserved"),
     # Not below the switch: when the NIC is removed at the end, it would take its I/O window
     Scenario("hotplug_between",
              [*EMPTY_SLOT, "pcie-root-port,id=other,bus=pcie.0,addr=3.0,chassis=9"], on=DEMO,
@@ -293,7 +310,8 @@ HOTPLUG = [
                     (2, r"0000:03:00.0 \[8086:10c9\] was preserved but is not there"): 1,
                     (2, "0000:03:"): 1,
                     (2, "bdf=0000:02:01.0 .*buses=02-04-04 "): 1,
-                    (2, "Unable to finish session"): 0}),
+                    (2, "Unable to finish session"): 0},
+             core="a bridge that was reset"),
     # Where the preserved NIC was there is another card
     Scenario("other_card", [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], on=DEMO,
              qemu=NATIVE_HOTPLUG,
@@ -304,7 +322,8 @@ HOTPLUG = [
              lines={(2, r"0000:01:00.0: .* \[8086:10d3\] found instead of the preserved "
                         r"\[8086:10c9\]"): 1,
                     (2, "VMM: FAIL .* retrieve device: No such device"): 1,
-                    (2, "Unable to finish session"): 0}),
+                    (2, "Unable to finish session"): 0},
+             core="another card in the same slot"),
 ]
 
 
@@ -334,21 +353,26 @@ VFIO = [
     vfio("waiting", NEIGHBOURS, adopted=(1, 1, 0), leaks=False,
          lines={(1, "live update refused: its interrupts are enabled"): 1,
                 # Closed, and opened as any other
-                (2, "0000:01:01.0: reset done"): 2}),
+                (2, "0000:01:01.0: reset done"): 2},
+         core="nobody can touch a device before its user is back"),
     # Attached when it is finished
     vfio("late", igbs(1), adopted=(1, 1, 0), leaks=False),
     # The VMM dies at each step
-    vfio("killed", igbs(3), 3, adopted=(3, 3, 0)),
+    vfio("killed", igbs(3), 3, adopted=(3, 3, 0),
+         core="a VMM that dies at each step"),
     # Two VMMs, five live updates
     vfio("several", igbs(8), 8, updates=5, ram=LARGE, adopted=(8, 8, 0)),
     Scenario("packets", [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
-             adopted=(2, 0, 0), limit=240, leaks=False, checks=checks.FULL),
+             adopted=(2, 0, 0), limit=240, leaks=False, checks=checks.FULL,
+             core="five updates one after another, no packet lost"),
     # While it is preserved, by a host that asks for it
     vfio("pulled", igbs(2), 2, answers={(1, "VMM: unplug"): ["device_del last"]},
-         adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1}),
+         adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
+         core="a device is pulled while it is preserved"),
     # While it is preserved, without a word; the second time the kernel notices, and a kexec
     # that waited for its removal would never come to an end
-    vfio("vanished", igbs(2), 2, answers={(1, "VMM: pull"): EJECT}, adopted=(1, 2, 1)),
+    vfio("vanished", igbs(2), 2, answers={(1, "VMM: pull"): EJECT}, adopted=(1, 2, 1),
+         core="the same without a word"),
     vfio("surprise", igbs(2), 2, qemu=NATIVE_HOTPLUG, on=DEMO, test="pulled",
          adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
          answers={(1, "VMM: unplug"): at_once(*set_slot(5, POWER_OFF), *set_slot(5, POWER_ON))}),
@@ -356,26 +380,32 @@ VFIO = [
     vfio("gone", igbs(3), 3, adopted=(2, 3, 1),
          answers={KEXEC: at_once(*EJECT)},
          lines={(2, r"0000:03:00.0 \[8086:10c9\] was preserved but is not there"): 1,
-                (2, "0000:02:00.0: .*DMA stopped: removed before its live update"): 1}),
+                (2, "0000:02:00.0: .*DMA stopped: removed before its live update"): 1},
+         core="a device is pulled between the kernels, or while it waits"),
     vfio("kinds", KINDS, 5, adopted=(5, 0, 0), leaks=False,
          lines={(1, r"0000:00:06\.0: BAR 2 \[mem 0x[1-9a-f][0-9a-f]{8,}-"): 1,
                 # The firmware's place is in a hole of e820: no rescan finds it again
-                (2, "INIT: not ordinary 0000:00:06.0, see sizes"): 1}),
+                (2, "INIT: not ordinary 0000:00:06.0, see sizes"): 1},
+         core="BARs of all kinds, no FLR, no MSI"),
     # The VMM of the documentation
-    vfio("minimal", igbs(1), adopted=(1, 1, 0), leaks=False),
+    vfio("minimal", igbs(1), adopted=(1, 1, 0), leaks=False,
+         core="the VMM of the documentation"),
     # An IOMMU in only one of both kernels
     vfio("unprotected", igbs(1), next_append="intel_iommu=off", leaks=False,
-         lines={(2, "no IOMMU translates for it now"): 1}),
+         lines={(2, "no IOMMU translates for it now"): 1},
+         core="an IOMMU in the first kernel only"),
     vfio("protected", igbs(1), iommu=False, next_append=vmtest.IOMMU,
          lines={(2, "an IOMMU translates for it now"): 1,
-                (2, "DMA stopped: its file can't be retrieved"): 1}),
+                (2, "DMA stopped: its file can't be retrieved"): 1},
+         core="an IOMMU in the second kernel only"),
     # Group, unbound, in low power, virtual functions, VGA
     vfio("refused", [*igbs(1), "VGA,bus=pcie.0,addr=2.0,romfile=",
                      "VGA,bus=pcie.0,addr=3.0,romfile="], updates=0,
          lines={(1, "not preserved: a VGA device"): 1,
                 (1, "not preserved: virtual functions can't be"): 1,
                 (1, "not preserved: virtual functions are enabled"): 1,
-                (1, "live update refused: it is in low power"): 1}),
+                (1, "live update refused: it is in low power"): 1},
+         core="what can't be preserved"),
     # The kernel's own, so many as on a kernel without all this. They fill gigabytes, and want
     # some faults
     Scenario("selftests", list(igbs(1)), program="selftests.sh", updates=0, iommu=True, on=DEMO,
@@ -415,7 +445,8 @@ UNRETRIEVED = "its file can't be retrieved"
 GONE = {"adopted": (1, 0, 0), "watched": (FIRST,), "intact": 1}
 
 EDU = [
-    edu("taken_back", checks=[checks.edu, checks.still_computing]),
+    edu("taken_back", checks=[checks.edu, checks.still_computing],
+        core="a native driver, what a device computes goes on"),
     edu("taken_back_built_in", on=DEBUG, leaks=False),
     edu("aborted", "--abort"),
     # Preserved by old files, bound anew and preserved by another. LAST's port stays what it is,
@@ -429,16 +460,19 @@ EDU = [
     edu("together", on=DEBUG, devices=["igb,bus=pcie.0,addr=4.0,romfile="],
         watched=(FIRST, PORT, LAST, NIC), adopted=(3, 1, 0),
         allowed=(rf"kernel 1 {NIC} igb: MSI-X Message Control ",
-                 rf"kernel 1 {NIC} igb: Command .* (0x6 -> 0x406|0x406 -> 0x6)")),
+                 rf"kernel 1 {NIC} igb: Command .* (0x6 -> 0x406|0x406 -> 0x6)"),
+        core="a native driver and vfio-pci in one session"),
     edu("removed_preserved", "--remove preserved", on=DEBUG, **GONE),
     edu("unbound_preserved", "--remove unbound", on=DEBUG, leaks=False, **GONE),
     # Removed, found again and preserved again
     edu("replaced", "--outlive --replace", watched=(FIRST,), on=DEBUG, answers=READ_TABLE,
         table={FIRST: 1, PORT: 1, LAST: 1}, checks=[checks.edu, checks.table]),
     edu("removed_incoming", "--remove incoming", on=DEBUG, watched=(FIRST,), intact=1,
-        stopped={LAST: "removed before its live update was finished"}),
+        stopped={LAST: "removed before its live update was finished"},
+        core="a native driver's device is removed before it is taken back"),
     edu("unbound_incoming", "--remove forsaken", on=DEBUG, intact=1, allowed=(stop(LAST),),
-        stopped={LAST: "its driver isn't bound"}),
+        stopped={LAST: "its driver isn't bound"},
+        core="a native driver is unbound before it takes its device back"),
     edu("removed_retrieved", "--remove retrieved", on=DEBUG, watched=(FIRST,)),
     edu("unbound_retrieved", "--remove used", on=DEBUG, leaks=False, watched=(FIRST,)),
     # Changed by somebody before it is taken back
@@ -448,7 +482,8 @@ EDU = [
     edu("iommu_next", "--iommu 2", next_append="intel_iommu=on", intact=0,
         allowed=(stop(FIRST), stop(LAST)), stopped={FIRST: UNRETRIEVED, LAST: UNRETRIEVED}),
     edu("iommu_refused", "--iommu 1", append="intel_iommu=on", watched=(), intact=0,
-        adopted=None, updates=0, lines={(1, "VMM: refused .*what=preserve"): 2}),
+        adopted=None, updates=0, lines={(1, "VMM: refused .*what=preserve"): 2},
+        core="the edu driver does without an IOMMU"),
 ]
 
 
@@ -478,13 +513,16 @@ STOPPED = "DMA stopped: its file can't be retrieved"
 
 DAMAGED = [
     damaged("table_version", lambda given: given.put_in_table("I", 0, 99),
-            "it has version 99, this kernel reads version 1"),
+            "it has version 99, this kernel reads version 1",
+            core="a table of a later version"),
     damaged("table_address", lambda given: given.put("Q", given.flb, NOWHERE),
             "no preserved memory at 0x200000000000"),
     damaged("table_hole", lambda given: given.put("Q", given.flb, HOLE),
-            "no preserved memory at 0x3ffff000"),
+            "no preserved memory at 0x3ffff000",
+            core="a table that isn't there"),
     damaged("table_chain", lambda given: given.put("Q", given.block, NOWHERE),
-            "its chain of blocks is broken"),
+            "its chain of blocks is broken",
+            core="a table without its end"),
     damaged("table_loop", lambda given: given.put("Q", given.block, given.block),
             "its chain of blocks is broken", on=DEBUG, leaks=False),
     damaged("table_block", lambda given: given.put("Q", given.block + 8, 64),
@@ -492,7 +530,8 @@ DAMAGED = [
     damaged("table_count", lambda given: given.add("Q", given.table + 16, 1),
             "it holds 4 records, not 5"),
     damaged("table_record", lambda given: given.put("H", given.first_record() + 6, 0x8000),
-            "record of 0000:03:00.0: impossible flags"),
+            "record of 0000:03:00.0: impossible flags",
+            core="an impossible record"),
     damaged("table_twice", handover.Handover.copy_record,
             "record of 0000:03:00.0: two records for one device"),
     damaged("file_flags", lambda given: given.put("H", given.device + 6, 0x8000),
@@ -500,12 +539,14 @@ DAMAGED = [
     damaged("file_size", lambda given: given.put("I", given.device + 8, 1 << 31),
             STOPPED, "Invalid argument", quarantined=False),
     damaged("file_state", lambda given: given.add("I", given.device + 8, -4),
-            STOPPED, "Invalid argument", quarantined=False, on=DEBUG),
+            STOPPED, "Invalid argument", quarantined=False, on=DEBUG,
+            core="a device's file that can't be read"),
     damaged("file_config", lambda given: given.put("I", given.device + 12, 1 << 31),
             STOPPED, "Invalid argument", quarantined=False),
     # It isn't known which device that was, before all files are finished
     damaged("file_address", lambda given: given.put("Q", given.file, NOWHERE),
-            NOT_THERE, "Invalid argument", quarantined=False),
+            NOT_THERE, "Invalid argument", quarantined=False,
+            core="a file whose device isn't known"),
     damaged("file_hole", lambda given: given.put("Q", given.file, HOLE),
             NOT_THERE, "Invalid argument", quarantined=False),
     damaged("file_device", lambda given: given.put("H", given.device + 4, 0x400),
@@ -516,6 +557,14 @@ DAMAGED = [
 
 
 # ---- everything else ----
+
+def kunit(name, tables, **others):
+    """tables: so many damaged ones"""
+    return Scenario(name, [], program="ls", updates=0, leaks=False, limit=120,
+                    checks=[checks.kunit], **others,
+                    append="kunit.autorun=1 kunit.filter_glob=pci_liveupdate "
+                           f"pci_liveupdate_kunit.tables={tables}")
+
 
 OTHERS = [
     # More devices than there are allocations, and than fit into one block of the table. None
@@ -535,17 +584,19 @@ OTHERS = [
     # The kernel isn't told to do live updates: vfio-pci is there all the same
     Scenario("off", list(switch("qemu-xhci", "qemu-xhci")), append="liveupdate=off", updates=0,
              on=DEMO, checks=[], lines={(1, "VMM: FAIL /dev/liveupdate open: No such"): 1,
-                                        (1, "taint for vfio-noiommu cdev"): 2}),
-    Scenario("kunit", [], program="ls", updates=0, leaks=False, limit=120, checks=[checks.kunit],
-             append="kunit.autorun=1 kunit.filter_glob=pci_liveupdate "
-                    "pci_liveupdate_kunit.tables=100000"),
+                                        (1, "taint for vfio-noiommu cdev"): 2},
+             core="live update is off"),
+    # In memory; on the debug kernel with faults, and with sanitizers that take their time
+    kunit("kunit", 50000, on=DEMO, core="the table and each way through the code"),
+    kunit("kunit_debug", 20000),
     # A test that can't fail is no test
     Scenario("forgotten_nic", SWITCH, options="--forget", on=DEMO,
              checks=[checks.trace, checks.traffic],
              problems=("retrieve device: No such file", r"\b\d{2,} of \d+ packets were lost",
                        r"^kernel 1 0000:03:00.0 igb: Command .*7 -> 0x\w*3$",
                        # And whatever else befalls an ordinary device and its bridges
-                       "^kernel [12] 0000:0|were received meanwhile|that all was done")),
+                       "^kernel [12] 0000:0|were received meanwhile|that all was done"),
+             core="the checks notice what an ordinary kexec does"),
 ]
 
 # What takes long comes first, so that it doesn't run alone in the end

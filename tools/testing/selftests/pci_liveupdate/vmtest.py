@@ -307,6 +307,7 @@ class VM:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+        self.ended = self.now()
         self.look()
         self.memory.close()
         os.close(self.ram)
