@@ -446,21 +446,7 @@ bool pci_liveupdate_keep_bus_numbers(void)
 	return true;
 }
 
-/**
- * pci_liveupdate_bus_numbers_ok - Check the bus numbers of a preserved bridge
- * @bridge: the bridge, which is about to be scanned
- * @buses:  the dword that was read from its %PCI_PRIMARY_BUS
- * @max:    highest bus number that is taken; if @bridge has lost its bus numbers,
- *          raised to its subordinate bus, old and new, as the devices that were
- *          below @bridge may still use the old bus numbers
- *
- * If an incoming bridge has lost its bus numbers, stops DMA from below it: the devices
- * there won't be enumerated, so finish couldn't stop them.
- *
- * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
- * Return: false if @bridge has lost its bus numbers, and must not be scanned.
- */
-bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
+static bool pci_bus_numbers_lost(struct pci_dev *bridge, u32 buses, int *max)
 {
 	u8 subordinate = FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses);
 	u8 primary = FIELD_GET(PCI_PRIMARY_BUS_MASK, buses);
@@ -468,16 +454,16 @@ bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	rec = bridge->liveupdate.incoming ? &bridge->liveupdate.record :
+	rec = bridge->liveupdate.incoming ? bridge->liveupdate.record :
 					    bridge->liveupdate.outgoing;
 	if (!rec)
-		return true;
+		return false;
 
 	/* The Primary Bus Number may be hard-wired to 0 */
 	if (FIELD_GET(PCI_SECONDARY_BUS_MASK, buses) == rec->secondary &&
 	    subordinate == rec->subordinate &&
 	    (!primary || primary == bridge->bus->number))
-		return true;
+		return false;
 
 	if (!bridge->liveupdate.buses_lost)
 		pci_warn(bridge, "was reset and has lost its bus numbers [bus %02x-%02x]; restart the users of the devices below, then rescan\n",
@@ -487,6 +473,44 @@ bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max)
 		pci_clear_master(bridge);
 
 	*max = max3(*max, (int)rec->subordinate, (int)subordinate);
+	return true;
+}
+
+/**
+ * pci_liveupdate_can_scan - Check whether a bridge can be scanned
+ * @bridge: the bridge, which is about to be scanned
+ * @buses:  the dword that was read from its %PCI_PRIMARY_BUS
+ * @max:    highest bus number that is taken; if @bridge has lost its bus numbers,
+ *          raised to its subordinate bus, old and new, as the devices that were
+ *          below @bridge may still use the old bus numbers
+ * @pass:   0 or 1; in pass 1 a bridge without bus numbers gets some
+ *
+ * If an incoming bridge has lost its bus numbers, stops DMA from below it: the devices
+ * there won't be enumerated, so finish couldn't stop them.
+ *
+ * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
+ * Return: false if @bridge is preserved and has lost its bus numbers, or if it would
+ * have to get numbers that belong to another bridge.
+ */
+bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pass)
+{
+	bool has_numbers = buses & (PCI_SECONDARY_BUS_MASK | PCI_SUBORDINATE_BUS_MASK);
+	int takes = 1;
+
+	if (pci_bus_numbers_lost(bridge, buses, max))
+		return false;
+
+	/* pci_cardbus_scan_bridge_extend() always takes new numbers, up to four */
+	if (pci_is_cardbus_bridge(bridge)) {
+		has_numbers = false;
+		takes = 4;
+	}
+
+	if (!pass || has_numbers || *max + takes <= bridge->bus->busn_res.end ||
+	    !pci_liveupdate_keep_bus_numbers())
+		return true;
+
+	pci_warn(bridge, "no bus number left for it; rescan after the live update\n");
 	return false;
 }
 

@@ -15,19 +15,17 @@
 
 void pci_liveupdate_setup_device(struct pci_dev *dev);
 int pci_liveupdate_device_add(struct pci_dev *dev);
-bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
-			      unsigned int howmany, u32 *rom);
+bool pci_liveupdate_bar_masks(struct pci_dev *dev, int count, unsigned int pos,
+			      u32 *masks, bool rom);
 bool pci_liveupdate_bridge_windows(struct pci_dev *bridge);
 void pci_liveupdate_claim_resources(struct pci_bus *bus);
-bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars);
-bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max);
+int pci_liveupdate_max_vf_buses(struct pci_dev *dev);
 bool pci_liveupdate_can_init_sriov(struct pci_dev *dev);
 bool pci_liveupdate_keep_msi(struct pci_dev *dev);
 int pci_liveupdate_ptm_enabled(struct pci_dev *dev);
-bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev);
 bool pci_liveupdate_keep_acs(struct pci_dev *dev);
 bool pci_liveupdate_keep_bus_numbers(void);
-bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge, u32 buses, int *max);
+bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pass);
 bool pci_liveupdate_defer_services(struct pci_dev *port);
 bool pci_liveupdate_starts_services(struct pci_dev *port);
 bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res);
@@ -54,8 +52,8 @@ static inline int pci_liveupdate_device_add(struct pci_dev *dev)
 	return device_add(&dev->dev);
 }
 
-static inline bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
-					    unsigned int howmany, u32 *rom)
+static inline bool pci_liveupdate_bar_masks(struct pci_dev *dev, int count,
+					    unsigned int pos, u32 *masks, bool rom)
 {
 	return false;
 }
@@ -69,14 +67,9 @@ static inline void pci_liveupdate_claim_resources(struct pci_bus *bus)
 {
 }
 
-static inline bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars)
+static inline int pci_liveupdate_max_vf_buses(struct pci_dev *dev)
 {
-	return false;
-}
-
-static inline bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
-{
-	return false;
+	return 0;
 }
 
 static inline bool pci_liveupdate_can_init_sriov(struct pci_dev *dev)
@@ -94,11 +87,6 @@ static inline int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
 	return 0;
 }
 
-static inline bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
-{
-	return false;
-}
-
 static inline bool pci_liveupdate_keep_acs(struct pci_dev *dev)
 {
 	return false;
@@ -109,8 +97,8 @@ static inline bool pci_liveupdate_keep_bus_numbers(void)
 	return false;
 }
 
-static inline bool pci_liveupdate_bus_numbers_ok(struct pci_dev *bridge,
-						 u32 buses, int *max)
+static inline bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses,
+					   int *max, int pass)
 {
 	return true;
 }

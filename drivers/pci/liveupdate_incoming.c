@@ -18,6 +18,7 @@
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
+#include <linux/slab.h>
 #include <linux/string_choices.h>
 #include <linux/wordpart.h>
 #include <linux/xarray.h>
@@ -77,6 +78,8 @@ void pci_incoming_end(struct pci_dev *dev)
 	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	WRITE_ONCE(dev->liveupdate.incoming, 0);
+	kfree(dev->liveupdate.record);
+	dev->liveupdate.record = NULL;
 	xa_clear_mark(&pci_incoming.index, pci_dev_key(dev), PCI_RECORD_INCOMING);
 	trace_pci_liveupdate_finish(dev);
 	pci_dbg(dev, "ordinary again\n");
@@ -96,12 +99,9 @@ static void pci_incoming_release(struct pci_dev *dev)
 
 	pci_incoming_let_go(dev);
 
-	if (!dev->liveupdate.override_set)
-		return;
-
-	dev->liveupdate.override_set = false;
-	if (!(dev->liveupdate.record.flags & PCI_DEV_SER_OVERRIDE))
+	if (dev->liveupdate.override_set)
 		device_set_driver_override(&dev->dev, "");
+	dev->liveupdate.override_set = false;
 }
 
 /**
@@ -198,7 +198,7 @@ static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
 
 static void pci_incoming_adopt_ari(struct pci_dev *bridge)
 {
-	bool ari = bridge->liveupdate.record.flags & PCI_DEV_SER_ARI;
+	bool ari = bridge->liveupdate.record->flags & PCI_DEV_SER_ARI;
 
 	bridge->ari_enabled = pci_ari_forwarding(bridge);
 	if (bridge->ari_enabled != ari)
@@ -208,7 +208,7 @@ static void pci_incoming_adopt_ari(struct pci_dev *bridge)
 
 static void pci_incoming_adopt_acs(struct pci_dev *dev)
 {
-	const struct pci_dev_ser *rec = &dev->liveupdate.record;
+	const struct pci_dev_ser *rec = dev->liveupdate.record;
 	u16 ctrl;
 
 	if (!dev->acs_cap)
@@ -234,7 +234,7 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 
 	bridge = rec->flags & PCI_DEV_SER_BRIDGE;
 	if (rec->vendor != dev->vendor || rec->device != dev->device ||
-	    bridge == pci_is_endpoint(dev)) {
+	    dev->hdr_type != (bridge ? PCI_HEADER_TYPE_BRIDGE : PCI_HEADER_TYPE_NORMAL)) {
 		pci_incoming_found(in, dev);
 		pci_warn(dev, "[%04x:%04x] found instead of the preserved [%04x:%04x], which is lost; restart its user\n",
 			 dev->vendor, dev->device, rec->vendor, rec->device);
@@ -253,11 +253,20 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 		return;
 	}
 
-	dev->liveupdate.record = *rec;
+	dev->liveupdate.record = kmemdup(rec, sizeof(*rec), GFP_KERNEL);
+	if (!dev->liveupdate.record) {
+		pci_incoming_found(in, dev);
+		pci_liveupdate_quiesce(dev, "no memory to adopt it");
+		return;
+	}
+
 	if (rec->flags & PCI_DEV_SER_BROKEN_INTX)
 		dev->broken_intx_masking = 1;
 	if (bridge)
 		pci_incoming_adopt_ari(dev);
+	/* The BARs aren't written, so there is no reason to turn decoding off */
+	dev->liveupdate.decode_kept = !dev->mmio_always_on;
+	dev->mmio_always_on = 1;
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
 }
 
@@ -293,17 +302,14 @@ void pci_liveupdate_setup_device(struct pci_dev *dev)
 /* Let @dev bind only to the driver that it had in the previous kernel, if any. */
 static int pci_incoming_set_driver(struct pci_dev *dev)
 {
-	const char *driver = dev->liveupdate.record.driver;
+	const struct pci_dev_ser *rec = dev->liveupdate.record;
+	const char *driver = rec->driver[0] ? rec->driver : PCI_LIVEUPDATE_NO_DRIVER;
 	int err;
-
-	if (!driver[0]) {
-		driver = PCI_LIVEUPDATE_NO_DRIVER;
-		dev->liveupdate.record.flags &= ~PCI_DEV_SER_OVERRIDE;
-	}
 
 	err = device_set_driver_override(&dev->dev, driver);
 	if (!err)
-		dev->liveupdate.override_set = true;
+		dev->liveupdate.override_set =
+			!rec->driver[0] || !(rec->flags & PCI_DEV_SER_OVERRIDE);
 	return err;
 }
 
@@ -313,6 +319,8 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
 	xa_set_mark(&in->index, pci_dev_key(dev), PCI_RECORD_INCOMING);
 	trace_pci_liveupdate_adopt(dev);
 	pci_dbg(dev, "adopted\n");
+	if (dev->liveupdate.decode_kept)
+		dev->mmio_always_on = 0;
 	pci_incoming_adopt_acs(dev);
 	pm_runtime_get_noresume(&dev->dev);
 	WRITE_ONCE(dev->liveupdate.held, true);
@@ -374,14 +382,14 @@ int pci_liveupdate_device_add(struct pci_dev *dev)
 /* What enumeration asks */
 
 /* Compute what each BAR would read back after all ones were written to it. */
-static void pci_bar_masks(const u8 *order, u32 *masks, unsigned int howmany)
+static void pci_bar_masks(const u8 *order, u32 *masks, int count)
 {
 	/*
 	 * A slot without a size after a slot with a size is the upper half of a
 	 * 64-bit BAR, or is unused. __pci_read_base() takes a slot with all ones for
 	 * unused.
 	 */
-	for (unsigned int i = 0; i < howmany; i++) {
+	for (int i = 0; i < count; i++) {
 		u64 mask = order[i] ? GENMASK_ULL(63, order[i]) : 0;
 
 		if (i && order[i - 1] && !order[i])
@@ -393,61 +401,51 @@ static void pci_bar_masks(const u8 *order, u32 *masks, unsigned int howmany)
 
 /**
  * pci_liveupdate_bar_masks - Get the size masks of BARs without writing to them
- * @dev:     device whose BARs pci_read_bases() reads
- * @bars:    [OUT] what each BAR would read back after all ones were written to it
- * @howmany: number of BARs
- * @rom:     [OUT] the same for the ROM BAR
+ * @dev:   device whose BARs __pci_size_bars() sizes
+ * @count: number of BARs
+ * @pos:   offset of the first one in configuration space
+ * @masks: [OUT] what each BAR would read back after all ones were written to it
+ * @rom:   the BAR is the ROM BAR
  *
- * Return: true if @dev is incoming, and @bars and @rom were filled in from its
- * record; false if the caller must size the BARs.
+ * Return: true if @dev is incoming, and @masks was filled in from its record; false
+ * if the caller must size the BARs.
  */
-bool pci_liveupdate_bar_masks(struct pci_dev *dev, u32 *bars,
-			      unsigned int howmany, u32 *rom)
+bool pci_liveupdate_bar_masks(struct pci_dev *dev, int count, unsigned int pos,
+			      u32 *masks, bool rom)
 {
-	const u8 *order = dev->liveupdate.record.bar_order;
+	const struct pci_dev_ser *rec = dev->liveupdate.record;
 
 	if (!pci_liveupdate_is_incoming(dev))
 		return false;
 
-	pci_bar_masks(order, bars, howmany);
-	pci_bar_masks(&order[PCI_ROM_RESOURCE], rom, 1);
+	if (rom)
+		pci_bar_masks(&rec->bar_order[PCI_ROM_RESOURCE], masks, count);
+	else if (pos == PCI_BASE_ADDRESS_0)
+		pci_bar_masks(rec->bar_order, masks, count);
+	else
+		pci_bar_masks(rec->vf_bar_order, masks, count);
 	return true;
 }
 
+#ifdef CONFIG_PCI_IOV
 /**
- * pci_liveupdate_vf_bar_masks - Get the size masks of VF BARs without writing
- * @dev:  device that sriov_init() sets up
- * @bars: [OUT] what each VF BAR would read back after all ones were written to it
+ * pci_liveupdate_max_vf_buses - Find out how many buses virtual functions could need
+ * @dev: incoming device that sriov_init() sets up
  *
- * Return: true if @dev is incoming, and @bars was filled in from its record; false
- * if the caller must size the VF BARs.
- */
-bool pci_liveupdate_vf_bar_masks(struct pci_dev *dev, u32 *bars)
-{
-	if (!pci_liveupdate_is_incoming(dev))
-		return false;
-
-	pci_bar_masks(dev->liveupdate.record.vf_bar_order, bars,
-		      PCI_DEV_SER_VF_BARS);
-	return true;
-}
-
-/**
- * pci_liveupdate_max_vf_buses - Get the highest bus number of virtual functions
- * @dev: device that sriov_init() sets up
- * @max: [OUT] highest bus number that the device's virtual functions could have
+ * In place of compute_max_vf_buses(), which writes every possible NumVFs.
  *
- * Return: true if @dev is incoming, and @max was filled in from its record; false
- * if the caller must write NumVFs to find out.
+ * Return: 0; &pci_sriov.max_VF_buses is set from the record, the rest from the device.
  */
-bool pci_liveupdate_max_vf_buses(struct pci_dev *dev, u8 *max)
+int pci_liveupdate_max_vf_buses(struct pci_dev *dev)
 {
-	if (!pci_liveupdate_is_incoming(dev))
-		return false;
+	struct pci_sriov *iov = dev->sriov;
 
-	*max = dev->liveupdate.record.max_vf_buses;
-	return true;
+	iov->max_VF_buses = dev->liveupdate.record->max_vf_buses;
+	pci_read_config_word(dev, iov->pos + PCI_SRIOV_VF_OFFSET, &iov->offset);
+	pci_read_config_word(dev, iov->pos + PCI_SRIOV_VF_STRIDE, &iov->stride);
+	return 0;
 }
+#endif
 
 /*
  * Claim those resources from @first to @end that @dev decodes. @dev doesn't decode a
@@ -518,11 +516,12 @@ void pci_liveupdate_claim_resources(struct pci_bus *bus)
  */
 bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
 {
-	u16 flags = bridge->liveupdate.record.flags;
+	u16 flags;
 
 	if (!pci_liveupdate_is_incoming(bridge))
 		return false;
 
+	flags = bridge->liveupdate.record->flags;
 	if (flags & PCI_DEV_SER_IO_WINDOW)
 		bridge->io_window = 1;
 	if (flags & PCI_DEV_SER_PREF_WINDOW)
@@ -542,7 +541,7 @@ bool pci_liveupdate_bridge_windows(struct pci_dev *bridge)
 bool pci_liveupdate_can_init_sriov(struct pci_dev *dev)
 {
 	return !pci_liveupdate_is_incoming(dev) ||
-	       dev->liveupdate.record.flags & PCI_DEV_SER_SRIOV;
+	       dev->liveupdate.record->flags & PCI_DEV_SER_SRIOV;
 }
 
 /**
@@ -580,34 +579,6 @@ int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
 	return ctrl & PCI_PTM_CTRL_ENABLE ? 1 : 0;
 }
 #endif
-
-/**
- * pci_liveupdate_keep_rrs_sv - Adopt Configuration RRS Software Visibility
- * @dev: root port that pci_liveupdate_setup_device() hasn't marked yet
- *
- * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
- * Return: true if @dev has a record, and &pci_dev.config_rrs_sv was set to what the
- * port has enabled.
- */
-bool pci_liveupdate_keep_rrs_sv(struct pci_dev *dev)
-{
-	struct pci_incoming *in;
-	struct pci_dev_ser *rec;
-	u16 ctl;
-
-	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
-		return false;
-
-	scoped_guard(mutex, &pci_liveupdate_mutex)
-		rec = pci_incoming_find(in, dev);
-	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
-	if (!rec)
-		return false;
-
-	pcie_capability_read_word(dev, PCI_EXP_RTCTL, &ctl);
-	dev->config_rrs_sv = FIELD_GET(PCI_EXP_RTCTL_RRS_SVE, ctl);
-	return true;
-}
 
 /**
  * pci_liveupdate_keep_acs - Keep ACS Control as it was adopted

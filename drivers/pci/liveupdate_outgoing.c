@@ -106,15 +106,12 @@ static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
 
 /*
  * Return whether the administrator has set driver_override, in this kernel or,
- * according to the incoming record, in the previous kernel. An override that
- * pci_incoming_set_driver() has set doesn't count.
+ * according to the incoming record, in the previous kernel.
  */
 static bool pci_has_own_override(struct pci_dev *dev)
 {
-	if (dev->liveupdate.override_set)
-		return dev->liveupdate.record.flags & PCI_DEV_SER_OVERRIDE;
-
-	return device_has_driver_override(&dev->dev);
+	return device_has_driver_override(&dev->dev) &&
+	       !dev->liveupdate.override_set;
 }
 
 static void pci_record_endpoint(struct pci_dev *dev, struct pci_dev_ser *rec)

@@ -13,10 +13,10 @@
 
 struct liveupdate_file_handler;
 struct pci_dev;
+struct pci_dev_ser;
 struct pci_saved_state;
 
 #ifdef CONFIG_PCI_LIVEUPDATE
-#include <linux/kho/abi/pci.h>
 
 /**
  * struct pci_liveupdate - Live update state of a PCI device.
@@ -26,14 +26,17 @@ struct pci_saved_state;
  *                     table; valid as long as @outgoing isn't NULL.
  * @incoming:          For a device that the previous kernel preserved, 1 until
  *                     finish; for a bridge, the number of such devices below it.
- * @record:            Copy of the incoming record; valid once @incoming was set.
+ * @record:            Copy of the incoming record, which the device owns; NULL if the
+ *                     device isn't incoming. Doesn't change from the time when @incoming
+ *                     was set until the device is registered.
  * @acs_ctrl:          ACS Control that was adopted. Kept as long as the device
  *                     exists.
  * @acs_adopted:       @acs_ctrl is valid.
  * @msi_adopted:       Enumeration found the device with MSI or MSI-X enabled. Set before
  *                     the device is registered, without a lock.
- * @override_set:      The PCI core has set driver_override, and clears it at finish
- *                     unless the administrator had set it in the previous kernel.
+ * @decode_kept:       &pci_dev.mmio_always_on is set while enumeration reads the BARs.
+ * @override_set:      The PCI core has set driver_override, and clears it at finish.
+ *                     False if the administrator had set it in the previous kernel.
  * @buses_lost:        The bridge's bus numbers were not those of its record.
  * @held:              Runtime suspend is held off until the device is ordinary again.
  *                     Cleared under the device lock for a bridge.
@@ -49,10 +52,11 @@ struct pci_liveupdate {
 	struct pci_dev_ser *outgoing;
 	struct list_head node;
 	u32 incoming;
-	struct pci_dev_ser record;
+	struct pci_dev_ser *record;
 	u16 acs_ctrl;
 	bool acs_adopted;
 	bool msi_adopted;
+	bool decode_kept;
 	bool override_set;
 	bool buses_lost;
 	bool held;

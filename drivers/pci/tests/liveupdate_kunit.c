@@ -1577,6 +1577,29 @@ static void adopt_missing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, fake_table_nr_preserved(table));
 }
 
+/* As long as there is a table, no bridge takes a number from another one. */
+static void no_bus_number_left(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct pci_dev *dev = fake_dev(test, host, BRIDGE_LEFT);
+	int last = dev->bus->busn_res.end, max = last;
+
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
+	file_preserve(test);
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 0));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0x020201, &max, 1));
+	KUNIT_EXPECT_EQ(test, last, max);
+	max--;
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
+	dev->hdr_type = PCI_HEADER_TYPE_CARDBUS;
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
+	dev->hdr_type = PCI_HEADER_TYPE_BRIDGE;
+	fake_file_unpreserve();
+	max = last;
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
+}
+
 static void adopt_bridge_without_buses(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
@@ -1590,17 +1613,17 @@ static void adopt_bridge_without_buses(struct kunit *test)
 	preserve(test, host, RIGHT);
 	dev = fake_dev(test, host, BRIDGE_LEFT);
 	/* An outgoing one is looked at when it is scanned again */
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_bus_numbers_ok(dev, 0x020201, &max));
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_bus_numbers_ok(dev, 0x020200, &max));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0x020201, &max, 0));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0x020200, &max, 0));
 	KUNIT_EXPECT_EQ(test, 0, max);
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_bus_numbers_ok(dev, 0x020202, &max));
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_bus_numbers_ok(dev, 0x020301, &max));
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0x020202, &max, 0));
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0x020301, &max, 0));
 	KUNIT_EXPECT_EQ(test, 2, max);
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_bus_numbers_ok(dev, 0x030201, &max));
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0x030201, &max, 0));
 	KUNIT_EXPECT_EQ(test, 3, max);
 	table = fake_handover(test);
 	fake_file_unpreserve();
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_bus_numbers_ok(dev, 0, &max));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 0));
 	fake_host_unscan(host);
 
 	fake_set(fn, PCI_PRIMARY_BUS, 4, 0, 0xffffff);
@@ -1848,8 +1871,6 @@ static void quarantine(struct kunit *test)
 	expect_ordinary(test, host, BRIDGE_TOP);
 	KUNIT_EXPECT_TRUE(test, fake_command(fake_function(host, BRIDGE_TOP)) &
 			  PCI_COMMAND_MASTER);
-	KUNIT_EXPECT_FALSE(test,
-			   pci_liveupdate_keep_rrs_sv(fake_dev(test, host, BRIDGE_TOP)));
 	KUNIT_EXPECT_EQ(test, table->nr_pages, fake_table_nr_preserved(table));
 
 	/* Devices can be preserved for the next kernel */
@@ -1978,16 +1999,14 @@ static void no_table(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
 	struct pci_dev *dev = fake_dev(test, host, LEFT_0);
-	u32 bars[PCI_STD_NUM_BARS], rom;
-	u8 max;
+	u32 bars[PCI_STD_NUM_BARS];
 
 	KUNIT_EXPECT_TRUE(test, fake_command(fake_function(host, LEFT_0)) &
 			  PCI_COMMAND_MASTER);
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_is_preserved(dev));
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_bus_numbers());
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_bar_masks(dev, bars, 6, &rom));
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_vf_bar_masks(dev, bars));
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_max_vf_buses(dev, &max));
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_bar_masks(dev, 6, PCI_BASE_ADDRESS_0,
+							  bars, false));
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_bridge_windows(dev));
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_init_sriov(dev));
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_msi(dev));
@@ -2168,7 +2187,6 @@ static void read_golden_table(struct kunit *test)
 	struct fake_table *table;
 	struct fake_function *fn;
 	struct pci_dev *dev;
-	u8 buses = 0;
 
 	fake_host_unscan(host);
 	fn = fake_function(host, GOLDEN_NIC);
@@ -2183,14 +2201,17 @@ static void read_golden_table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, fake_function(host, GOLDEN_OTHER)->nr_changes);
 
 	dev = fake_dev(test, host, GOLDEN_NIC);
-	rec = &dev->liveupdate.record;
+	rec = dev->liveupdate.record;
 	KUNIT_ASSERT_EQ(test, 1, dev->liveupdate.incoming);
 	KUNIT_EXPECT_EQ(test, FAKE_DOMAIN, rec->domain);
 	KUNIT_EXPECT_EQ(test, GOLDEN_NIC, rec->bdf);
 	KUNIT_EXPECT_EQ(test, 0x1c, rec->acs_ctrl);
 	KUNIT_EXPECT_EQ(test, 0x1c, dev->liveupdate.acs_ctrl);
 	KUNIT_EXPECT_TRUE(test, dev->liveupdate.acs_adopted);
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_bar_masks(dev, bars, 6, &rom));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_bar_masks(dev, 6, PCI_BASE_ADDRESS_0,
+							 bars, false));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_bar_masks(dev, 1, PCI_ROM_ADDRESS,
+							 &rom, true));
 	KUNIT_EXPECT_EQ(test, 0xfffff000, bars[0]);
 	KUNIT_EXPECT_EQ(test, 0, bars[2]);
 	KUNIT_EXPECT_EQ(test, 0xfffffffe, bars[3]);
@@ -2200,11 +2221,12 @@ static void read_golden_table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, SZ_8G, resource_size(&dev->resource[2]));
 	rom_res = &dev->resource[PCI_ROM_RESOURCE];
 	KUNIT_EXPECT_EQ(test, SZ_64K, resource_size(rom_res));
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_vf_bar_masks(dev, bars));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_bar_masks(dev, PCI_SRIOV_NUM_BARS,
+							 dev->sriov->pos + PCI_SRIOV_BAR,
+							 bars, false));
 	KUNIT_EXPECT_EQ(test, 0xffffc000, bars[0]);
 	KUNIT_EXPECT_EQ(test, 0xffffffff, bars[1]);
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_max_vf_buses(dev, &buses));
-	KUNIT_EXPECT_EQ(test, 1, buses);
+	KUNIT_EXPECT_EQ(test, 1, dev->sriov->max_VF_buses);
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_init_sriov(dev));
 	KUNIT_EXPECT_TRUE(test, dev->is_physfn);
 	KUNIT_EXPECT_STREQ(test, "fake-vfio", rec->driver);
@@ -2218,13 +2240,13 @@ static void read_golden_table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, dev->liveupdate.incoming);
 	KUNIT_EXPECT_TRUE(test, dev->broken_intx_masking);
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_init_sriov(dev));
-	KUNIT_EXPECT_STREQ(test, "", dev->liveupdate.record.driver);
+	KUNIT_EXPECT_STREQ(test, "", dev->liveupdate.record->driver);
 	KUNIT_EXPECT_NULL(test, dev->driver);
 
 	dev = fake_dev(test, host, GOLDEN_PORT);
 	KUNIT_EXPECT_EQ(test, 2, dev->liveupdate.incoming);
-	KUNIT_EXPECT_EQ(test, 1, dev->liveupdate.record.secondary);
-	KUNIT_EXPECT_EQ(test, 5, dev->liveupdate.record.subordinate);
+	KUNIT_EXPECT_EQ(test, 1, dev->liveupdate.record->secondary);
+	KUNIT_EXPECT_EQ(test, 5, dev->liveupdate.record->subordinate);
 	KUNIT_EXPECT_EQ(test, 0x1d, dev->liveupdate.acs_ctrl);
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_bridge_windows(dev));
 	KUNIT_EXPECT_TRUE(test, dev->io_window);
@@ -3549,6 +3571,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(adopt_without_bars),
 	KUNIT_CASE(adopt_above_4g),
 	KUNIT_CASE(adopt_missing),
+	KUNIT_CASE(no_bus_number_left),
 	KUNIT_CASE(adopt_bridge_without_buses),
 	KUNIT_CASE(adopt_other_settings),
 	KUNIT_CASE(remove_incoming),
