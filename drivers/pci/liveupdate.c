@@ -483,34 +483,31 @@ static bool pci_bus_numbers_lost(struct pci_dev *bridge, u32 buses, int *max)
  * @max:    highest bus number that is taken; if @bridge has lost its bus numbers,
  *          raised to its subordinate bus, old and new, as the devices that were
  *          below @bridge may still use the old bus numbers
- * @pass:   0 or 1; in pass 1 a bridge without bus numbers gets some
+ * @pass:   0 or 1
+ *
+ * pci_cardbus_scan_bridge_extend() gives a CardBus bridge new numbers in any case, and with
+ * pci=assign-busses it takes those of others. Such a bridge waits until no numbers have to
+ * be kept.
  *
  * If an incoming bridge has lost its bus numbers, stops DMA from below it: the devices
  * there won't be enumerated, so finish couldn't stop them.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
  * Return: false if @bridge is preserved and has lost its bus numbers, or if it would
- * have to get numbers that belong to another bridge.
+ * take numbers from another bridge.
  */
 bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pass)
 {
-	bool has_numbers = buses & (PCI_SECONDARY_BUS_MASK | PCI_SUBORDINATE_BUS_MASK);
-	int takes = 1;
-
 	if (pci_bus_numbers_lost(bridge, buses, max))
 		return false;
 
-	/* pci_cardbus_scan_bridge_extend() always takes new numbers, up to four */
-	if (pci_is_cardbus_bridge(bridge)) {
-		has_numbers = false;
-		takes = 4;
-	}
-
-	if (!pass || has_numbers || *max + takes <= bridge->bus->busn_res.end ||
+	if (!pci_is_cardbus_bridge(bridge) || !pcibios_assign_all_busses() ||
 	    !pci_liveupdate_keep_bus_numbers())
 		return true;
 
-	pci_warn(bridge, "no bus number left for it; rescan after the live update\n");
+	if (!pass)
+		pci_warn(bridge, "CardBus needs new bus numbers; rescan after the live update\n");
+	*max = max(*max, (int)FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses));
 	return false;
 }
 

@@ -232,6 +232,7 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 	if (!rec)
 		return;
 
+	/* With any other header type pci_setup_device() fails, and nobody frees the record */
 	bridge = rec->flags & PCI_DEV_SER_BRIDGE;
 	if (rec->vendor != dev->vendor || rec->device != dev->device ||
 	    dev->hdr_type != (bridge ? PCI_HEADER_TYPE_BRIDGE : PCI_HEADER_TYPE_NORMAL)) {
@@ -264,16 +265,14 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 		dev->broken_intx_masking = 1;
 	if (bridge)
 		pci_incoming_adopt_ari(dev);
-	/* The BARs aren't written, so there is no reason to turn decoding off */
-	dev->liveupdate.decode_kept = !dev->mmio_always_on;
-	dev->mmio_always_on = 1;
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
 }
 
 /**
  * pci_liveupdate_setup_device - Check whether a new device is incoming, and mark it
  * @dev: the device that pci_setup_device() is setting up; its vendor ID, device ID and
- *       header type are known, and nothing was written to it yet
+ *       header type are known, and nothing but Configuration RRS Software
+ *       Visibility of a root port was written yet
  *
  * Marks a device or bridge that the previous kernel preserved, so that the rest
  * of enumeration adopts it. In a quarantined boot, stops the DMA of @dev if it is an
@@ -319,8 +318,6 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
 	xa_set_mark(&in->index, pci_dev_key(dev), PCI_RECORD_INCOMING);
 	trace_pci_liveupdate_adopt(dev);
 	pci_dbg(dev, "adopted\n");
-	if (dev->liveupdate.decode_kept)
-		dev->mmio_always_on = 0;
 	pci_incoming_adopt_acs(dev);
 	pm_runtime_get_noresume(&dev->dev);
 	WRITE_ONCE(dev->liveupdate.held, true);

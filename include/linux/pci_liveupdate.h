@@ -27,16 +27,16 @@ struct pci_saved_state;
  * @incoming:          For a device that the previous kernel preserved, 1 until
  *                     finish; for a bridge, the number of such devices below it.
  * @record:            Copy of the incoming record, which the device owns; NULL if the
- *                     device isn't incoming. Doesn't change from the time when @incoming
- *                     was set until the device is registered.
+ *                     device isn't incoming. Enumeration reads it without a lock: it
+ *                     stays until pci_liveupdate_device_add() at least.
  * @acs_ctrl:          ACS Control that was adopted. Kept as long as the device
  *                     exists.
  * @acs_adopted:       @acs_ctrl is valid.
  * @msi_adopted:       Enumeration found the device with MSI or MSI-X enabled. Set before
  *                     the device is registered, without a lock.
- * @decode_kept:       &pci_dev.mmio_always_on is set while enumeration reads the BARs.
  * @override_set:      The PCI core has set driver_override, and clears it at finish.
- *                     False if the administrator had set it in the previous kernel.
+ *                     False if the administrator had set it in the previous kernel,
+ *                     for a device with a driver.
  * @buses_lost:        The bridge's bus numbers were not those of its record.
  * @held:              Runtime suspend is held off until the device is ordinary again.
  *                     Cleared under the device lock for a bridge.
@@ -56,7 +56,6 @@ struct pci_liveupdate {
 	u16 acs_ctrl;
 	bool acs_adopted;
 	bool msi_adopted;
-	bool decode_kept;
 	bool override_set;
 	bool buses_lost;
 	bool held;

@@ -27,6 +27,8 @@
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
+#include <asm/pci_x86.h>
+
 #include "../../../kernel/liveupdate/luo_internal.h"
 
 #undef MODULE_PARAM_PREFIX
@@ -1577,27 +1579,28 @@ static void adopt_missing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, fake_table_nr_preserved(table));
 }
 
-/* As long as there is a table, no bridge takes a number from another one. */
-static void no_bus_number_left(struct kunit *test)
+/* With pci=assign-busses a CardBus bridge waits as long as there is a table. */
+static void cardbus_waits(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
 	struct pci_dev *dev = fake_dev(test, host, BRIDGE_LEFT);
-	int last = dev->bus->busn_res.end, max = last;
+	int max = 0;
 
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
-	file_preserve(test);
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 0));
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0x020201, &max, 1));
-	KUNIT_EXPECT_EQ(test, last, max);
-	max--;
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
+	pci_probe |= PCI_ASSIGN_ALL_BUSSES;
 	dev->hdr_type = PCI_HEADER_TYPE_CARDBUS;
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0x050401, &max, 0));
+	file_preserve(test);
+	/* Neither pass writes to it, and it keeps the numbers that it has */
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0x050401, &max, 0));
+	KUNIT_EXPECT_EQ(test, 5, max);
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_can_scan(dev, 0x050401, &max, 1));
+	pci_probe &= ~PCI_ASSIGN_ALL_BUSSES;
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0x050401, &max, 0));
+	pci_probe |= PCI_ASSIGN_ALL_BUSSES;
 	dev->hdr_type = PCI_HEADER_TYPE_BRIDGE;
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0x050401, &max, 0));
+	pci_probe &= ~PCI_ASSIGN_ALL_BUSSES;
 	fake_file_unpreserve();
-	max = last;
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_scan(dev, 0, &max, 1));
 }
 
 static void adopt_bridge_without_buses(struct kunit *test)
@@ -3571,7 +3574,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(adopt_without_bars),
 	KUNIT_CASE(adopt_above_4g),
 	KUNIT_CASE(adopt_missing),
-	KUNIT_CASE(no_bus_number_left),
+	KUNIT_CASE(cardbus_waits),
 	KUNIT_CASE(adopt_bridge_without_buses),
 	KUNIT_CASE(adopt_other_settings),
 	KUNIT_CASE(remove_incoming),
