@@ -42,7 +42,7 @@ fragment()	# BUILD
 {
 	patched_config
 	case $1 in
-	on)	;;
+	on)	cat "$selftest/config.kunit" ;;
 	off)	off_config ;;
 	*)	printf 'CONFIG_%s=m\n' IOMMUFD VFIO VFIO_PCI ;;
 	esac

@@ -13,8 +13,11 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 results=$out/check.log
+# Is there from the time when --all begins until its builds have passed
+builds_due=$out/check.builds
 selftest=$top/tools/testing/selftests/pci_liveupdate
 all=${1:-}
+late="# SKIP out of time"
 # What run.py is to run. Patterns are split at blanks, without looking for files.
 read -ra selection <<<"${T:-}"
 [ -n "${T:-}$all" ] || selection=(--core)
@@ -23,8 +26,8 @@ selection+=(${CONFIG:+--config "$CONFIG"})
 # Whether there is time for one more test; says so if there isn't
 in_time()	# NAME
 {
-	[ $SECONDS -lt "$end" ] && return
-	echo "ok - $1 # SKIP out of time"
+	[ $SECONDS -ge "$end" ] || return 0
+	echo "ok - $1 $late"
 	return 1
 }
 
@@ -35,7 +38,6 @@ suite()
 	local kind=$1 log status=0 planned results start=$SECONDS
 
 	shift
-	in_time "$1" || return 0
 	log=$out/check.$(basename "${1%.*}").log
 	echo "# $1"
 	"$@" | sed -uE 's/^[0-9]+ passed, .*/# &/' | tee "$log" || status=$?
@@ -45,21 +47,32 @@ suite()
 	   { [ $status != 0 ] && ! grep -q '^not ok ' "$log"; }; then
 		echo "not ok - $1: status $status, $results of ${planned:-?} results"
 	fi
-	# run.py says so itself
+	# run.py knows better
 	[ "$kind" = machines ] || echo "# spent: $kind $((SECONDS - start))"
 }
 
 # run KIND NAME COMMAND...: a command that says with its exit status how it went
 run()
 {
-	local kind=$1 name=$2 start=$SECONDS
+	local kind=$1 name=$2 result=ok start=$SECONDS
 
-	result=ok
 	shift 2
-	in_time "$name" || return 0
 	"$@" 2>&1 | sed -u 's/^/# /' || result="not ok"
 	echo "$result - $name, $((SECONDS - start)) s"
 	echo "# spent: $kind $((SECONDS - start))"
+	[ "$result" = ok ]
+}
+
+# Fails if one can't be built: what is there is another kernel than the one to be tested
+kernels()
+{
+	local configs config status=0
+
+	configs=$("$selftest/run.py" --kernels "${selection[@]}") || exit
+	for config in $configs; do
+		CONFIG=$config run build "build, CONFIG=$config" "$top/scripts/kernel.sh" || status=1
+	done
+	return $status
 }
 
 scenarios()
@@ -68,64 +81,81 @@ scenarios()
 		"${selection[@]}"
 }
 
+machines()
+{
+	kernels || return 0
+	if [ -z "${T:-}" ] && in_time demo.py; then
+		run wait "live update of a NIC" "$top/scripts/demo.py" || true
+	fi
+	scenarios
+}
+
+lint()		# [--no-build]
+{
+	if in_time lint.sh; then
+		suite check "$top/scripts/lint.sh" "$@"
+	fi
+}
+
 # At the same time, as configuring, linking and checkpatch keep one core busy
 builds()
 {
-	suite check "$top/scripts/lint.sh" >"$out/check.background.log" 2>&1 &
-	suite build "$top/scripts/build-matrix.sh"
-	run build "PCI_LIVEUPDATE=n changes no object" "$top/scripts/off.sh"
-	wait $! || echo "not ok - lint.sh has ended with status $?"
-	cat "$out/check.background.log"
+	touch "$builds_due"
+	{
+		lint >"$out/check.background.log" 2>&1 &
+		if in_time build-matrix.sh; then
+			suite build "$top/scripts/build-matrix.sh"
+		fi
+		if in_time off.sh; then
+			run build "PCI_LIVEUPDATE=n changes no object" "$top/scripts/off.sh" || true
+		fi
+		wait $! || echo "not ok - lint.sh has ended with status $?"
+		cat "$out/check.background.log"
+	} | tee "$out/check.builds.log"
+	grep -qE "^not ok|$late" "$out/check.builds.log" || rm "$builds_due"
 }
 
 tests()
 {
-	local configs config
-
-	configs=$("$selftest/run.py" --kernels "${selection[@]}") || exit
-	for config in $configs; do
-		CONFIG=$config run build "build, CONFIG=$config" "$top/scripts/kernel.sh"
-		# The kernel that is there isn't the one to be tested
-		[ "$result" = ok ] || return 0
-	done
 	if [ -n "${T:-}" ]; then
-		scenarios
+		machines
 		return
 	fi
-	run wait "live update of a NIC" "$top/scripts/demo.py"
-	run check "the checker of config space traces" python3 -B "$selftest/cfgtrace_test.py"
+	run check "the checker of config space traces" python3 -B "$selftest/cfgtrace_test.py" || true
 	if [ -z "$all" ]; then
-		scenarios
-		suite check "$top/scripts/lint.sh" --no-build
-	elif grep -q '^ok .*build-matrix.* # SKIP out of time' "$results.last" 2>/dev/null; then
+		machines
+		lint --no-build
+	elif [ -e "$builds_due" ]; then
 		builds
-		scenarios
+		machines
 	else
-		scenarios
+		touch "$builds_due"
+		machines
 		builds
 	fi
 }
 
 # The slowest tests, and how many seconds went into what
-times()
+spent()
 {
 	sed -nE 's/^(not )?ok [0-9 ]*- (.*), ([0-9]+) s$/\3 s  \2/p' "$results" | sort -rn |
-		sed 's/^/# /; 10q'
-	sed -n 's/^# spent: //p' "$results" |
-		awk '{ for (i = 1; i < NF; i += 2) sum[$i] += $(i + 1) }
-			END { for (what in sum) printf "# %s %d s\n", what, sum[what] }' | sort
+		awk 'NR <= 10 { print "# " $0 }'
+	sed -n 's/^# spent: //p' "$results" | awk '
+		{ for (i = 1; i < NF; i += 2) sum[$i] += $(i + 1) }
+		END { for (what in sum) printf "# %s: %d s\n", what, sum[what] }' | sort
 }
 
-start=$SECONDS
-end=$((${BUDGET:-100000} * 60))
+[[ ${BUDGET:-1} =~ ^[1-9][0-9]*$ ]] || die "BUDGET=$BUDGET isn't a number of minutes"
 lock "$out/check"
-[ ! -e "$results" ] || mv "$results" "$results.last"
+start=$SECONDS
+end=$((start + 60 * ${BUDGET:-100000}))
 tests 2>&1 | alive "still at it" | tee "$results"
 passed=$(grep '^ok ' "$results" | grep -vc '# SKIP' || true)
 failed=$(grep -c '^not ok ' "$results" || true)
 skipped=$(grep '^ok ' "$results" | grep -c '# SKIP' || true)
-times
+spent
 echo "# $((SECONDS - start)) s in all; log: out/check.log"
+! grep -q "$late" "$results" || echo "# $(grep -c "$late" "$results") not run: out of time"
 echo "$passed passed, $failed failed, $skipped skipped"
 # What can't be tested elsewhere must be tested here
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ] && { [ -z "${CI:-}" ] || [ "$skipped" = 0 ]; }

@@ -78,8 +78,10 @@ missing()
 
 apt()
 {
-	DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-		--no-install-recommends --no-remove "$@" >>"$log" 2>&1 </dev/null | alive installing ||
+	# The braces hold the pipe open
+	{ DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
+		--no-install-recommends --no-remove "$@" >>"$log" 2>&1 </dev/null
+	} | alive installing ||
 		die "can't install $packages:" "$(apt_error "$log")" "all of it: $log"
 }
 

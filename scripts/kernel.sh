@@ -3,11 +3,11 @@
 #
 # Build out/build-$CONFIG from out/linux:
 #
-#   CONFIG=demo		small and fast (the default)
+#   CONFIG=demo		small and fast, with KUnit (the default)
 #   CONFIG=debug	with lockdep, KASAN, kmemleak, fault injection, ...
 #   CONFIG=kcsan	with KCSAN for what touches our state
 #   CONFIG=gcov		counts which lines of our files are reached: see coverage.sh
-#   CONFIG=plain	the demo's, of the source without our changes
+#   CONFIG=plain	the demo's without KUnit, of the source without our changes
 #   CONFIG=broken	the demo's, of the source with a mistake: see check-the-checks.sh
 #
 # bzImage is in arch/x86/boot there, userspace's headers in usr-headers, and
@@ -24,20 +24,20 @@ fragments=("$selftest/config" "$selftest/config.x86_64")
 flags=()
 parts=(liveupdate{,_debugfs,_incoming,_outgoing,_ports,_table})	# of the PCI core
 case $config in
-demo)	;;
-debug)	fragments+=("$selftest/config.debug") ;;
+demo)	fragments+=("$selftest/config.kunit") ;;
+debug)	fragments+=("$selftest"/config.{kunit,debug}) ;;
 kcsan)	fragments+=("$selftest/config.kcsan")
 	flags=(KCSAN_SANITIZE=n)
 	for name in bus iov pci pci-driver pci-sysfs portdrv probe remove setup-{bus,res} \
 		vfio_pci{,_config,_core,_liveupdate} "${parts[@]}"; do
 		flags+=("KCSAN_SANITIZE_$name.o=y")
 	done ;;
-gcov)	fragments+=("$selftest/config.gcov")
+gcov)	fragments+=("$selftest"/config.{kunit,gcov})
 	for name in vfio_pci_liveupdate "${parts[@]}"; do
 		flags+=("GCOV_PROFILE_$name.o=y")
 	done ;;
 plain)	;;
-broken)	;;
+broken)	fragments+=("$selftest/config.kunit") ;;
 *)	die "CONFIG=$config: there are only demo, debug, kcsan, gcov, plain and broken" ;;
 esac
 

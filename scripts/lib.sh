@@ -30,14 +30,14 @@ die()
 	exit 1
 }
 
-# alive TEXT: pass on what is said; when nothing is for 15 s, say that, and for how long
+# alive TEXT: pass on what is said; when nothing is for 18 s, say that, and for how long
 alive()
 {
 	local line="" part status since=$SECONDS
 
 	while true; do
 		status=0
-		IFS= read -r -t 15 part || status=$?
+		IFS= read -r -t 18 part || status=$?
 		line+=$part
 		if [ $status = 0 ]; then
 			printf '%s\n' "$line"
@@ -160,7 +160,7 @@ patched_config()
 # Options for a kernel without all that is ours
 off_config()
 {
-	printf '# CONFIG_%s is not set\n' {,SAMPLE_}PCI_LIVEUPDATE PCI_LIVEUPDATE_KUNIT_TEST
+	printf '# CONFIG_%s is not set\n' {,SAMPLE_}PCI_LIVEUPDATE
 }
 
 # ---- building kernels ----
@@ -179,9 +179,9 @@ findings()
 }
 
 # kmake DIR TARGETS...: make in $linux for the build directory DIR. With time,
-# user and host fixed, and without the tools that Kconfig writes the versions of
-# into .config and that we don't need, equal sources make equal objects, for
-# ccache too; another clone of this repository shares its cache.
+# user and host fixed, equal sources make equal objects, for ccache too; another
+# clone of this repository shares its cache. Kconfig writes the versions of rustc
+# and pahole into .config: hide them, as we need neither.
 kmake()
 {
 	local dir=$1
@@ -191,7 +191,7 @@ kmake()
 	KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970' KBUILD_BUILD_VERSION=1 \
 	KBUILD_BUILD_USER=pci KBUILD_BUILD_HOST=liveupdate \
 		make -C "$linux" O="$dir" CC="ccache ${cc:-gcc}" HOSTCC="ccache gcc" \
-			RUSTC=none BINDGEN=none PAHOLE=none "$@"
+			RUSTC=none PAHOLE=none "$@"
 }
 
 # configure DIR FRAGMENTS...: the fragments on top of tinyconfig's, everything that none
@@ -235,12 +235,12 @@ configure()
 	cat "$@" >"$dir/.config.ok"
 }
 
-# build DIR TARGETS...: shows progress every 20 seconds and whatever isn't kbuild's
+# build DIR TARGETS...: shows progress every 15 seconds and whatever isn't kbuild's
 # usual chatter: warnings and errors. Everything is in DIR/build.log. How many steps a
 # whole build takes is known from the last one.
 build()
 {
-	local dir=$1 name log=$1/build.log start=$SECONDS next=$((SECONDS + 20)) n=0 line total=
+	local dir=$1 name log=$1/build.log start=$SECONDS next=$((SECONDS + 15)) n=0 line total=
 
 	shift
 	name=$(basename "$dir")
@@ -255,7 +255,7 @@ build()
 			esac
 			[ $SECONDS -lt $next ] || {
 				say "$name: $n${total:+ of some $total} steps in $((SECONDS - start)) s"
-				next=$((SECONDS + 20))
+				next=$((SECONDS + 15))
 			}
 		done
 		say "$name: $n steps in $((SECONDS - start)) s"

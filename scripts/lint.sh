@@ -34,8 +34,8 @@ checkpatch()
 	find "$series" -name '*.patch' ! -name '0000-*' | sort |
 		xargs -P "$(nproc)" -n 1 bash -c '
 			types=$(sed "/^---$/,\$d" "$0" | grep -oE "\b[A-Z]+(_[A-Z]+)+\b" | paste -sd ,)
-			perl scripts/checkpatch.pl --strict --terse --no-summary --show-types \
-				${types:+--ignore "$types"} "$0"'
+			said=$(perl scripts/checkpatch.pl --strict --terse --no-summary --show-types \
+				${types:+--ignore "$types"} "$0") || { echo "$said"; exit 1; }'
 }
 
 kernel_doc()
@@ -114,7 +114,7 @@ compile()
 		sed -n 's,^\(drivers\|samples\)\(.*\)\.c$,\1\2.o,p')
 	# A warning appears only when a file is compiled
 	(cd "$dir" && rm -f "${objects[@]}")
-	configure "$dir" "$selftest"/config{,.x86_64,.debug}
+	configure "$dir" "$selftest"/config{,.x86_64,.kunit,.debug}
 	build "$dir" W=1 C=2 CF="$sparse_flags" "${objects[@]}"
 	! { grep -i 'warning: ' "$dir/config.log"; findings "$dir"; } | grep .
 }
@@ -188,10 +188,14 @@ mkdir -p "$out/lint"
 lock "$out/lint"
 "$top/scripts/tree.sh" | sed -u 's/^/# /'
 "$top/scripts/series.sh" "$series" | sed -u 's/^/# /'
-[ "${1:-}" = --no-build ] && echo 1..8 || echo 1..9
+if [ "${1:-}" = --no-build ]; then
+	echo 1..8
+else
+	echo 1..9
+	run "gcc W=1, sparse" compile
+fi
 run "checkpatch.pl --strict" checkpatch
 run "kernel-doc -Wall" kernel_doc
-[ "${1:-}" = --no-build ] || run "gcc W=1, sparse" compile
 run "MAINTAINERS" maintainers
 run "sphinx" htmldocs
 run "messages are documented" messages

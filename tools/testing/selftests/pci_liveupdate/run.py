@@ -6,7 +6,7 @@
            [--budget SECONDS] [PATTERN...]
 
 Runs the scenarios of scenarios.py whose names match a pattern ('hotplug*'), each on the
-kernels that it is for or, with --config, on that one only; some at once. With --core, runs
+kernels that it is for or, with --config, on that one; some at once. With --core, runs only
 those that each change must pass, on the demo's kernel. With --budget, starts none later than
 that; what was not started, or failed, comes first next time.
 
@@ -124,12 +124,18 @@ class Crash(Exception):
     """Of QEMU: says nothing of the guest, so to be tried again."""
 
 
+def twin_of(scenario, config):
+    """The machine to compare with."""
+    return dataclasses.replace(scenario, **{"on": (config,), **scenario.twin})
+
+
 def attempt(guests, verbose, scenario, config, directory):
     """Returns the run, and what is wrong with it."""
     echo = f"{scenario.name}-{config}| " if verbose else None
     twin = None
-    for other, first in list(machines(scenario, config))[1:]:
-        vm, stopped = play(guests, other, first, f"{directory}-twin", echo)
+    if scenario.twin:
+        other = twin_of(scenario, config)
+        vm, stopped = play(guests, other, other.on[0], f"{directory}-twin", echo)
         if vm.crashed:
             raise Crash(f"twin: {stopped}")
         if stopped:
@@ -207,36 +213,31 @@ def select(core, config, patterns):
     """Scenarios and kernels. Whoever names both gets it."""
     for scenario in scenarios.ALL:
         if not patterns or any(fnmatch(scenario.name, pattern) for pattern in patterns):
-            if core:
-                on = [config or "demo"] * bool(scenario.core)
-            else:
-                on = [config] if config and patterns else scenario.on
-            for each in on:
-                if config in (None, each):
-                    yield scenario, each
+            on = ["demo"] * bool(scenario.core) if core else scenario.kernels()
+            for each in [config] if config and (on or patterns) else on:
+                yield scenario, each
 
 
-def machines(scenario, config):
-    """The scenario's and its twin's, and the kernel that each begins with."""
-    yield scenario, config
-    if scenario.twin:
-        twin = dataclasses.replace(scenario, **{"on": (config,), **scenario.twin})
-        yield twin, twin.on[0]
+def machines(selected):
+    """The scenarios' and their twins', and the kernel that each begins with."""
+    for scenario, config in selected:
+        yield scenario, config
+        if scenario.twin:
+            twin = twin_of(scenario, config)
+            yield twin, twin.on[0]
 
 
 def kernels(selected):
     """All that these boot."""
-    return sorted({each for scenario, config in selected
-                   for machine, first in machines(scenario, config)
+    return sorted({each for machine, first in machines(selected)
                    for each in (first, machine.following or first)})
 
 
 def prepare(selected):
     """All kernels and initramfs are there before the first process is forked."""
     guests = vmtest.Guests(OUT, DIRECTORY)
-    for scenario, config, _ in selected:
-        for machine, first in machines(scenario, config):
-            guests.get(first, machine.following, max(machine.updates, 1), machine.selftests)
+    for machine, first in machines(selected):
+        guests.get(first, machine.following, max(machine.updates, 1), machine.selftests)
     return guests
 
 
@@ -267,13 +268,12 @@ def read_first():
 
 
 def write_first(first, outcomes):
-    for outcome in outcomes:
-        if outcome.problems or outcome.skipped == OUT_OF_TIME:
-            first.add(outcome.name)
-        else:
-            first.discard(outcome.name)
+    """first: also all that is to be run, in case we don't get so far"""
+    bad = {outcome.name for outcome in outcomes
+           if outcome.problems or outcome.skipped == OUT_OF_TIME}
+    good = {outcome.name for outcome in outcomes} - bad
     with open(FIRST, "w") as file:
-        file.writelines(f"{name}\n" for name in sorted(first))
+        file.writelines(f"{name}\n" for name in sorted(first - good))
 
 
 def main():
@@ -292,9 +292,11 @@ def main():
         if not any(fnmatch(scenario.name, pattern) for scenario in scenarios.ALL):
             parser.error(f"no scenario has a name like {pattern}")
     selected = list(select(args.core, args.config, args.pattern))
+    if not selected:
+        parser.error("there is no such scenario")
     if args.list:
-        print("\n".join(f"{scenario.name} ({config})" + f": {scenario.core}" * args.core
-                        for scenario, config in selected))
+        for each in selected:
+            print(title(*each) + (f": {each[0].core}" if args.core else ""))
         return
     if args.kernels:
         print("\n".join(kernels(selected)))
@@ -318,22 +320,22 @@ def main():
         else:
             runnable += [(scenario, config, number) for number in range(args.repeat)]
     try:
-        guests = prepare(runnable)
+        start = time.monotonic()
+        guests = prepare([each[:2] for each in runnable] if start < end else [])
+        built = time.monotonic() - start
     except vmtest.Failure as failure:
         sys.exit(f"run: {failure}")
 
     print(f"KTAP version 1\n1..{len(runnable) + len(outcomes)}", flush=True)
     for number, outcome in enumerate(outcomes, 1):
         report(number, outcome)
+    first |= {title(*each[:2]) for each in runnable}
     for outcome in run_all(partial(run, guests, args.verbose), runnable, end):
         outcomes.append(outcome)
         report(len(outcomes), outcome)
-    write_first(first, outcomes)
-    total = sum((outcome.spent for outcome in outcomes), Counter())
+        write_first(first, outcomes)
+    total = sum((outcome.spent for outcome in outcomes), Counter(build=built))
     print("# spent:", *(f"{what} {seconds:.0f}" for what, seconds in total.items()))
-    late = sum(outcome.skipped == OUT_OF_TIME for outcome in outcomes)
-    if late:
-        print(f"# {late} not run: {OUT_OF_TIME}")
     failed = sum(bool(outcome.problems) for outcome in outcomes)
     skipped = sum(bool(outcome.skipped) for outcome in outcomes)
     print(f"{len(outcomes) - failed - skipped} passed, {failed} failed, {skipped} skipped")

@@ -28,7 +28,7 @@ class Scenario:
     iommu: bool = False
     updates: int = 1
     on: tuple = DEBUG               # kernels: what CONFIG they have
-    # Each change must pass it, on the demo's kernel: what only this one shows there
+    # Each change must pass it, also on the demo's kernel, as only this one shows there ...
     core: str = ""
     following: str | None = None    # CONFIG of the kernels after the first
     ram: int = vmtest.RAM
@@ -57,6 +57,10 @@ class Scenario:
     allowed: tuple = ()
     intact: int = 0
     stopped: dict = field(default_factory=dict)
+
+    def kernels(self):
+        """The core runs there, too."""
+        return dict.fromkeys(DEMO * bool(self.core) + self.on)
 
     def command_line(self):
         return " ".join([f'vmm={self.program} preserve={self.preserve} updates={self.updates}',
@@ -127,7 +131,7 @@ def nvmes(ports, functions, options=""):
 TOPOLOGIES = {
     "root_bus": ([f"{IGB0},bus=pcie.0,addr=2.0", f"{E1000E},bus=pcie.0,addr=3.0,romfile={{rom}}",
                   "qemu-xhci,bus=pcie.0,addr=4.0"], 3, (3, 0, 0),
-                 "fixups, Interrupt Disable, option ROMs"),
+                 "fixups, Interrupt Disable, expansion ROMs"),
     "root_port": ([f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], 1, (1, 1, 0), ""),
     "switch_one_nic": (SWITCH, 1, (1, 3, 0), ""),
     "switch_two_nics": (SWITCH, 2, (2, 4, 0), "BARs, windows, ACS, MSI, LTR, services of ports"),
@@ -181,13 +185,14 @@ def topologies():
         options = name == CORE_OPTIONS
         yield Scenario(f"{name}_iommu", devices, preserve, adopted=adopted, iommu=True, leaks=False,
                        checks=[*checks.FULL, checks.fewer_accesses, checks.services],
-                       core="DMA pauses, nothing else changes" * options)
+                       core="DMA pauses, nothing else changes" if options else "")
         for iommu in False, True:
             for slug, slugs in COMBINED.items():
                 append = " ".join(OPTIONS[each] for each in slugs)
                 yield Scenario(f"{name}{'_iommu' * iommu}_{slug}", devices, preserve,
                                next_append=append, adopted=adopted, iommu=iommu, on=DEMO,
-                               checks=checks.FULL, core=append * (options and not iommu))
+                               checks=checks.FULL,
+                               core=f"adopted despite {append}" if options and not iommu else "")
             # One by one if somebody wants to
             for slug, option in OPTIONS.items():
                 yield Scenario(f"{name}{'_iommu' * iommu}_{slug}", devices, preserve,
@@ -205,7 +210,7 @@ WITHOUT_SESSION = {"options": "--sessions 0", "preserve": 0, "checks": [], "adop
 SEQUENCES = [
     Scenario("abort", SWITCH, 2, options="--abort 1", checks=[],
              lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1},
-             core="preserved, and then not"),
+             core="what is unpreserved isn't in the table"),
     Scenario("no_session", SWITCH, **WITHOUT_SESSION, leaks=False,
              lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}),
     Scenario("slot_reused", list(switch(IGB0, IGB1, "qemu-xhci")), 2, options="--swap",
@@ -223,7 +228,8 @@ SEQUENCES = [
     Scenario("ten_updates", SWITCH, 2, updates=10, ram=LARGE, adopted=(2, 4, 0), limit=200,
              interval=0.05, checks=checks.FULL),
     Scenario("crash", SWITCH, options="--crash", on=DEMO, adopted=(1, 3, 0),
-             lines={(2, "VMM: crashed"): 1}),
+             lines={(2, "VMM: crashed"): 1},
+             core="a VMM that has retrieved all dies, another one takes over"),
     # Between a kernel without us and one with us
     Scenario("plain_to_ours", SWITCH, on=("plain",), following="demo", options="--forget",
              checks=[], lines={(2, "liveupdate: adopted"): 0,
@@ -238,7 +244,8 @@ SEQUENCES = [
              leaks=False, checks=[checks.same_memory, checks.freed],
              answers={KEXEC: [handover.count_pages, handover.remember_table],
                       SECOND_KEXEC: [handover.count_pages, handover.look_for_table]},
-             twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT}),
+             twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT},
+             core="the table's memory is given back, after finish and after abort"),
 ]
 
 
@@ -270,7 +277,7 @@ HOTPLUG = [
     # Rescan the bus, unplug and replug the neighbours
     Scenario("disturb", SWITCH, options="--disturb", adopted=(1, 3, 0),
              checks=[*checks.FULL, checks.disturbed],
-             core="a neighbour goes and comes back"),
+             core="rescan, removal and arrival of a neighbour change nothing"),
     Scenario("disturb_iommu", SWITCH, options="--disturb", adopted=(1, 3, 0), iommu=True,
              leaks=False, checks=[*checks.FULL, checks.disturbed]),
     # By this policy a NIC changes its links when it is used; one of them is above both NICs.
@@ -279,7 +286,7 @@ HOTPLUG = [
              next_append="pcie_aspm.policy=powersave", answers=PLUG_IN, qemu=NATIVE_HOTPLUG,
              lines={(2, "0000:02:01.0: pciehp: .*Card present"): 1}, adopted=(1, 3, 0),
              checks=[*checks.FULL, checks.disturbed],
-             core="ASPM policy, a neighbour that is plugged in by pciehp"),
+             core="resources and ASPM policy, when pciehp finds a neighbour"),
     Scenario("hotplug_acpi", EMPTY_SLOT, options="--hotplug 0000:04:00.0", iommu=True, leaks=False,
              next_append="pcie_aspm.policy=powersave", answers=PLUG_IN, lines={(2, "pciehp"): 0},
              adopted=(1, 3, 0), checks=[*checks.FULL, checks.disturbed]),
@@ -372,7 +379,7 @@ VFIO = [
     # While it is preserved, without a word; the second time the kernel notices, and a kexec
     # that waited for its removal would never come to an end
     vfio("vanished", igbs(2), 2, answers={(1, "VMM: pull"): EJECT}, adopted=(1, 2, 1),
-         core="the same without a word"),
+         core="a device is pulled without a word, before and after preserve"),
     vfio("surprise", igbs(2), 2, qemu=NATIVE_HOTPLUG, on=DEMO, test="pulled",
          adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
          answers={(1, "VMM: unplug"): at_once(*set_slot(5, POWER_OFF), *set_slot(5, POWER_ON))}),
@@ -405,7 +412,7 @@ VFIO = [
                 (1, "not preserved: virtual functions can't be"): 1,
                 (1, "not preserved: virtual functions are enabled"): 1,
                 (1, "live update refused: it is in low power"): 1},
-         core="what can't be preserved"),
+         core="virtual functions, groups, VGA, low power"),
     # The kernel's own, so many as on a kernel without all this. They fill gigabytes, and want
     # some faults
     Scenario("selftests", list(igbs(1)), program="selftests.sh", updates=0, iommu=True, on=DEMO,
@@ -446,14 +453,15 @@ GONE = {"adopted": (1, 0, 0), "watched": (FIRST,), "intact": 1}
 
 EDU = [
     edu("taken_back", checks=[checks.edu, checks.still_computing],
-        core="a native driver, what a device computes goes on"),
+        core="what a device computes for a native driver goes on"),
     edu("taken_back_built_in", on=DEBUG, leaks=False),
     edu("aborted", "--abort"),
     # Preserved by old files, bound anew and preserved by another. LAST's port stays what it is,
     # LAST doesn't
     edu("outlived", "--outlive", watched=(FIRST, PORT), on=DEBUG, leaks=False),
     # Unbound, unloaded and bound before it is taken back
-    edu("rebound", "--rebind"),
+    edu("rebound", "--rebind",
+        core="a driver that is unbound before pci_set_master() changes nothing"),
     # Not taken back at first
     edu("forgotten", "--forget"),
     # The first attempt fails because edu.c has enabled an interrupt of the igb
@@ -587,8 +595,9 @@ OTHERS = [
                                         (1, "taint for vfio-noiommu cdev"): 2},
              core="live update is off"),
     # In memory; on the debug kernel with faults, and with sanitizers that take their time
-    kunit("kunit", 50000, on=DEMO, core="the table and each way through the code"),
-    kunit("kunit_debug", 20000),
+    kunit("kunit", 50000, on=DEMO,
+          core="damaged tables, PTM, lost bus numbers, what QEMU has no device for"),
+    kunit("kunit_debug", 50000),
     # A test that can't fail is no test
     Scenario("forgotten_nic", SWITCH, options="--forget", on=DEMO,
              checks=[checks.trace, checks.traffic],

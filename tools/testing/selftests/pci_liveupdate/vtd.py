@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What QEMU's Intel IOMMU does for a device, seen from outside: its tables are in the guest's
+memory.
+
+References are to the Intel Virtualization Technology for Directed I/O specification, r5.0.
+"""
+
+import struct
+from functools import partial
+
+GLOBAL_STATUS = 0xfed9001c              # before the Root Table Address, sec 11.4.4.2
+ENABLED = 1 << 31                       # Translation Enable Status
+SCALABLE = 1 << 10                      # of the Root Table Address: Translation Table Mode
+ADDRESS = 0x000f_ffff_ffff_f000
+FIRST_STAGE = 1                         # of a PASID table entry: PASID Granular Translation Type
+POLL = 0.02                             # seconds between two looks at registers
+
+
+class Fault(Exception):
+    """Nothing is mapped there."""
+
+
+class Unit:
+    def __init__(self, vm):
+        self.vm = vm
+
+    def registers(self):
+        """Whether it translates, and the Root Table Address."""
+        words = self.vm.ask(f"xp /3wx {GLOBAL_STATUS:#x}").replace(":", " ").split()
+        status, low, high = (int(word, 16) for word in words if word.startswith("0x"))
+        return bool(status & ENABLED), high << 32 | low
+
+    def get(self, address, number):
+        return struct.unpack_from(f"<{number}Q", self.vm.memory, address)
+
+    def entry(self, root, bdf):
+        """The context entry in legacy mode, the PASID table entry else (sec 9.1 to 9.6). None:
+        one of those that lead there isn't present."""
+        bus, devfn = bdf >> 8, bdf & 0xff
+        pair = self.get((root & ADDRESS) + 16 * bus, 2)
+        if not root & SCALABLE:
+            steps = [(pair[0], 16 * devfn, 2)]
+        else:
+            # Context entry, PASID directory entry, PASID table entry
+            steps = [(pair[devfn >> 7], 32 * (devfn & 0x7f), 4), (None, 0, 1), (None, 0, 8)]
+        entry = None
+        for above, offset, number in steps:
+            above = entry[0] if above is None else above
+            if not above & 1:
+                return None
+            entry = self.get((above & ADDRESS) + offset, number)
+        return entry if entry[0] & 1 else None
+
+    def translate(self, root, bdf, address):
+        """The physical address of a page (sec 9.7 to 9.9)."""
+        entry = self.entry(root, bdf)
+        if not entry:
+            raise Fault(f"{bdf:#x} has no translation")
+        present = 3                     # Read, Write
+        if not root & SCALABLE:
+            table, levels = entry[0], (entry[1] & 7) + 2
+        elif entry[0] >> 6 & 7 == FIRST_STAGE:
+            table, levels, present = entry[2], (entry[2] >> 2 & 3) + 4, 1
+        else:
+            table, levels = entry[0], (entry[0] >> 2 & 7) + 2
+        for level in reversed(range(levels)):
+            shift = 12 + 9 * level
+            table = self.get((table & ADDRESS) + 8 * (address >> shift & 0x1ff), 1)[0]
+            if not table & present:
+                raise Fault(f"{bdf:#x} has nothing at {address:#x}")
+            if not level or table & 1 << 7:     # a superpage
+                return table & ADDRESS & -1 << shift | address & ~(-1 << shift)
+
+
+class Translator:
+    """Of addresses that a device uses; remembers pages, as the device's tables may go."""
+
+    def __init__(self, unit, bdf):
+        self.page = partial(unit.translate, unit.registers()[1], bdf)
+        self.pages = {}
+
+    def __call__(self, address):
+        page = address & -4096
+        if page not in self.pages:
+            self.pages[page] = self.page(page)
+        return self.pages[page] | address & 4095
+
+
+class Watcher:
+    """Whether a device is translated for: "yes", "no" (its entry isn't present), or "off" (no
+    device is)."""
+
+    def __init__(self, unit, bdf):
+        self.unit, self.bdf = unit, bdf
+        self.changes = []               # (time, what it is from then on)
+        self.looks = 0
+        self.due = 0                    # when registers are read next
+
+    def look(self, now):
+        if now >= self.due:
+            self.due = now + POLL
+            self.registers = self.unit.registers()
+        state = self.state()
+        if state != "yes":
+            # The tables that were read may be those of the root before: be sure of it
+            before = self.registers
+            self.registers = self.unit.registers()
+            if self.registers != before:
+                return
+        self.looks += 1
+        if not self.changes or self.changes[-1][1] != state:
+            self.changes.append((now, state))
+
+    def state(self):
+        enabled, root = self.registers
+        if not enabled:
+            return "off"
+        return "yes" if self.unit.entry(root, self.bdf) else "no"
