@@ -498,6 +498,8 @@ static bool pci_bus_numbers_lost(struct pci_dev *bridge, u32 buses, int *max)
  */
 bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pass)
 {
+	int subordinate = FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses);
+
 	if (pci_bus_numbers_lost(bridge, buses, max))
 		return false;
 
@@ -507,7 +509,7 @@ bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pa
 
 	if (!pass)
 		pci_warn(bridge, "CardBus needs new bus numbers; rescan after the live update\n");
-	*max = max(*max, (int)FIELD_GET(PCI_SUBORDINATE_BUS_MASK, buses));
+	*max = max(*max, subordinate);
 	return false;
 }
 
