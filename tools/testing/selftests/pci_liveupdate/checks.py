@@ -9,6 +9,8 @@ import cfgtrace
 import vmtest
 
 PCI_COMMAND, BUS_MASTER = 4, 0x4
+# Seconds: in that time a packet gets through wire and NIC, or QEMU makes room in a full wire
+ON_THE_WAY = 0.5
 
 
 class Run:
@@ -242,9 +244,70 @@ def iommu(run):
             yield "there is " + ("no" if run.scenario.iommu else "an") + " IOMMU"
 
 
+def pauses(run, bdf):
+    """When DMA of this one paused, on the machine's clock."""
+    changes = [change for change in run.changes([bdf]) if is_pause(change, bdf)]
+    times = [change.time - run.vm.wall_clock for change in changes]
+    if [bool(change.new & BUS_MASTER) for change in changes] != [False, True] * len(run.kexecs):
+        raise ValueError(f"DMA of {bdf} didn't pause once in each update")
+    return list(zip(times[::2], times[1::2]))
+
+
+def paused_traffic(run):
+    """Behind an IOMMU DMA stops from freeze to attach. So far: packets that are sent meanwhile
+    don't come in, and those that QEMU can't hold back are lost. No other one is."""
+    for wire in run.vm.wires:
+        if wire.bdf not in run.kept:
+            continue
+        sent, on_the_way = set(), set()
+        for start, end in pauses(run, wire.bdf):
+            sent |= wire.sent_between(start, end)
+            on_the_way |= wire.sent_between(start - ON_THE_WAY, end + ON_THE_WAY)
+            early = [number for when, number in wire.seen if number in sent and when < end]
+            if early:
+                yield f"{wire.bdf}: {len(early)} packets were received while DMA paused"
+        lost = set(wire.lost())
+        if lost - on_the_way:
+            yield f"{wire.bdf}: packets were lost that weren't sent in a pause: {lost - on_the_way}"
+        if len(wire.seen) < 20:
+            yield f"{wire.bdf}: only {len(wire.seen)} packets were seen: this run proves nothing"
+        run.notes.append(f"{wire.bdf}: {len(wire.sent)} packets, {len(sent)} of them sent while "
+                         f"DMA paused, {len(lost)} lost")
+
+
+def translation(run):
+    """Whenever a device may do DMA its entry in the IOMMU's tables is present."""
+    for bdf, watcher in run.vm.translations.items():
+        if bdf not in run.kept:
+            continue
+        clock = run.vm.wall_clock
+        gaps = pauses(run, bdf)
+        for start, end in run.windows:
+            start, end = start - clock, end - clock
+            for first, last in [*gaps, (end, end)]:
+                if start < first <= end:
+                    yield from (f"{bdf}: translated for: {state}, {since:.3f} to {until:.3f} s"
+                                for state, since, until in watcher.spans(start, first)
+                                if state != "yes")
+                    start = last
+        states = [state for start, end in gaps for state, _, _ in watcher.spans(start, end)]
+        run.notes.append(f"{bdf}: {watcher.looks} looks at its tables, translated for while DMA "
+                         f"paused: {', '.join(states)}")
+
+
+def faults(run):
+    """No DMA is refused by the IOMMU."""
+    with open(run.vm.trace, errors="replace") as file:
+        refused = re.findall("vtd_dmar_fault (sid .*)", file.read())
+    if refused:
+        yield f"{len(refused)} DMA faults, the first: {refused[0]}"
+
+
 def traffic(run):
     """All packets are there; while no userspace runs they come in, too."""
-    if run.scenario.iommu:      # DMA pauses
+    if run.scenario.iommu:
+        for check in paused_traffic, translation, faults:
+            yield from check(run)
         return
     windows = [(run.vm.first("kexec", kernel=kernel).time,
                 run.vm.times(kernel + 1, f"INIT: stage {kernel + 1}")[0])
@@ -360,7 +423,7 @@ def quiesced(run):
 
 # ---- for faults.c, stress.c and KUnit ----
 
-def faults(run):
+def failing_allocations(run):
     for call in "preserve", "unpreserve", "retrieve", "bind", "finish":
         last = run.vm.find("allocations", call=call)[-1].fields
         run.notes.append("{call}: {failed} allocations failed, {again} calls worked the second "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import checks
 import handover
 import vmtest
+import vtd
 from handover import HOLE, NOWHERE
 from vmtest import E1000E, IGB0, IGB1, ROOT_PORT, SWITCH
 
@@ -26,6 +27,7 @@ class Scenario:
     append: str = ""                # to the first kernel's command line
     next_append: str = ""           # and to the next one's
     iommu: bool = False
+    unit: str = ""                  # more options of this one
     updates: int = 1
     on: tuple = DEBUG               # kernels: what CONFIG they have
     # Each change must pass it, also on the demo's kernel, as only this one shows there ...
@@ -70,7 +72,7 @@ class Scenario:
 
     def all_devices(self, rom):
         """An IOMMU comes before the devices behind it."""
-        return ["intel-iommu"] * ("intel_iommu" in self.command_line()) + \
+        return [f"intel-iommu{self.unit}"] * ("intel_iommu" in self.command_line()) + \
             [device.format(rom=rom) for device in self.devices]
 
     def all_lines(self):
@@ -198,6 +200,24 @@ def topologies():
                 yield Scenario(f"{name}{'_iommu' * iommu}_{slug}", devices, preserve,
                                next_append=option, adopted=adopted, iommu=iommu, on=(),
                                checks=checks.FULL)
+
+
+# ---- other modes of the IOMMU ----
+
+def translated(name, unit="", append="", **others):
+    return Scenario(name, [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], iommu=True, unit=unit,
+                    append=append, on=DEMO,
+                    **{"adopted": (1, 1, 0), "checks": checks.FULL, **others})
+
+
+IOMMU = [
+    translated("second_stage", ",scalable-mode=on", "intel_iommu=sm_on"),
+    translated("first_stage", ",scalable-mode=on,fsts=on", "intel_iommu=sm_on"),
+    # A test of the checks
+    translated("cut_off", answers={(1, "VMM: preserved"): [vtd.cut]}, checks=[checks.traffic],
+               problems=("translated for: no",),
+               core="the checks notice if a device isn't translated for"),
+]
 
 
 # ---- one live update after another, or none ----
@@ -580,7 +600,7 @@ OTHERS = [
     # memory that it has freed if one of these fails
     Scenario("faults", [BRIDGE, *(f"pci-testdev,bus=bridge,addr={1 + number // 8}.{number % 8},"
                                   "multifunction=on" for number in range(68))],
-             0, "faults", append="loglevel=6", limit=90, checks=[checks.faults]),
+             0, "faults", append="loglevel=6", limit=90, checks=[checks.failing_allocations]),
     Scenario("stress", [*SWITCH[:4], DOWN.format(2, 4), DOWN.format(3, 5), f"{IGB0},bus=down0",
                         "e1000,bus=down1,romfile=", "e1000,bus=down2,romfile="],
              append='stress="30 0000:03:00.0 0000:04:00.0 0000:05:00.0 0000:06:00.0" loglevel=6',
@@ -609,4 +629,4 @@ OTHERS = [
 ]
 
 # What takes long comes first, so that it doesn't run alone in the end
-ALL = [*reversed(OTHERS), *VFIO, *SEQUENCES, *HOTPLUG, *EDU, *DAMAGED, *topologies()]
+ALL = [*reversed(OTHERS), *VFIO, *SEQUENCES, *HOTPLUG, *EDU, *DAMAGED, *IOMMU, *topologies()]

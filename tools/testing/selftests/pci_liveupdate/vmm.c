@@ -720,8 +720,6 @@ static void nic_report_packets(struct nic *nic)
 
 static void nic_receive(struct nic *nic)
 {
-	__u32 count;
-
 	nic_map_bar(nic);
 	nic_create_memory(nic);
 	nic_map_dma(nic);
@@ -730,13 +728,9 @@ static void nic_receive(struct nic *nic)
 	set_link_up(nic);
 	start_receive(nic);
 
-	/* Through an IOMMU nobody outside can find it */
-	count = nic->memory->nr_desc;
-	if (nic->noiommu)
-		say("ring bdf=%s count=%u addr=%#llx", nic->bdf, count,
-		    (unsigned long long)dma_addr_saved(nic, nic->ring));
-	else
-		say("ring bdf=%s count=%u", nic->bdf, count);
+	say("ring bdf=%s count=%u %s=%#llx", nic->bdf, nic->memory->nr_desc,
+	    nic->noiommu ? "addr" : "iova",
+	    (unsigned long long)dma_addr_saved(nic, nic->ring));
 }
 
 static void nic_set_up(struct nic *nic)

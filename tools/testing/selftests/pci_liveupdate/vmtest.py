@@ -11,7 +11,8 @@ The guest's init and the programs do the guest's part; their lines "VMM: <name>
 <key>=<value>..." become events here. For each NIC there is a Wire: numbered packets go
 in at one end, and at the other it is seen in the guest's memory when they have got
 there. Memory is shared with QEMU, so that looking neither stops nor disturbs the guest,
-and works as well while no kernel runs. Behind an IOMMU it isn't known where to look.
+and works as well while no kernel runs. Behind an IOMMU its tables say where to look, and a
+Watcher tells whether there always was a translation.
 """
 
 import ctypes
@@ -28,6 +29,9 @@ import subprocess
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+
+import vtd
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 QEMU = os.path.realpath(f"{HERE}/../../../../out/qemu")     # scripts/qemu.sh has made it
@@ -120,7 +124,7 @@ class Wire:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
         self.bdf = None
         self.room = 0           # for so many packets
-        self.buffers = []       # address of each descriptor's buffer, if we can look
+        self.descriptors, self.buffers = [], []     # the address of each, once we can look
         self.sent = []          # time; the index is the packet's number
         self.seen = []          # (time, number); the index is the descriptor's
         self.damaged = 0
@@ -130,11 +134,12 @@ class Wire:
         """The guest has a ring: packets may come."""
         self.bdf, self.room = bdf, count - 1
 
-    def watch(self, memory, ring):
-        """The ring is at this address."""
-        self.memory, self.ring = memory, ring
-        self.buffers = [struct.unpack_from("<Q", memory, ring + 16 * i)[0]
-                        for i in range(self.room + 1)]
+    def watch(self, memory, ring, find):
+        """The ring is at this address of the device's; find tells where that is in memory."""
+        self.memory = memory
+        self.descriptors = [find(ring + 16 * i) for i in range(self.room + 1)]
+        self.buffers = [find(struct.unpack_from("<Q", memory, descriptor)[0])
+                        for descriptor in self.descriptors]
 
     def send(self, now):
         number = len(self.sent)
@@ -159,7 +164,7 @@ class Wire:
         """Note what has arrived in memory since the last look."""
         while len(self.seen) < len(self.buffers):
             slot = len(self.seen)
-            if not self.memory[self.ring + 16 * slot + 8] & DONE:
+            if not self.memory[self.descriptors[slot] + 8] & DONE:
                 return
             start = self.buffers[slot]
             data = self.memory[start:start + FRAME_SIZE]
@@ -219,6 +224,12 @@ class Event:
     fields: dict = field(default_factory=dict)
 
 
+def requester_id(bdf):
+    """0000:03:00.1 is 0x301."""
+    _, bus, device, function = re.split("[:.]", bdf)
+    return int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
+
+
 def run_with_parent():
     """In the child: don't survive this program, however it ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)      # PR_SET_PDEATHSIG
@@ -250,6 +261,8 @@ class VM:
         self.due = None         # time of the next packets; None: no traffic
         self.sending = True
         self.all_count = True   # no packet may find the ring full
+        # Of devices behind an IOMMU: by BDF, and those that still look
+        self.translations, self.watchers = {}, []
         self.crashed = False    # QEMU has, not the guest
         self.wires = [Wire() for device in devices if "netdev=" in device]
         self.log = open(f"{directory}/console.log", "w")
@@ -285,7 +298,7 @@ class VM:
             args += ["-device", device]
         if self.trace:
             args += ["-trace", "pci_cfg_read", "-trace", "pci_cfg_write",
-                     "-msg", "timestamp=on", "-D", self.trace]
+                     "-trace", "vtd_dmar_fault", "-msg", "timestamp=on", "-D", self.trace]
         return args
 
     def start(self, args, fds):
@@ -331,18 +344,25 @@ class VM:
 
     # -- what QEMU is told --
 
-    def tell(self, command):
-        """A command for QEMU's monitor, one of those that say nothing if they work."""
+    def ask(self, command):
+        """A command for QEMU's monitor."""
         try:
             json.dump({"execute": "human-monitor-command", "id": command,
                        "arguments": {"command-line": command}}, self.monitor)
             self.monitor.flush()
             # There are events, too
             reply = next((reply for reply in map(json.loads, self.monitor)
-                          if reply.get("id") == command), "nothing")
+                          if reply.get("id") == command), {})
         except OSError as error:
-            reply = error
-        if reply != {"return": "", "id": command}:
+            reply = {"error": error}
+        if "return" not in reply:
+            raise Failure(f"QEMU was told '{command}', and says: {reply}")
+        return reply["return"]
+
+    def tell(self, command):
+        """One of those that say nothing if they work."""
+        reply = self.ask(command)
+        if reply:
             raise Failure(f"QEMU was told '{command}', and says: {reply}")
 
     @contextmanager
@@ -406,10 +426,22 @@ class VM:
         if event.name == "ring":
             wire = next(wire for wire in self.wires if not wire.bdf)
             wire.connect(event.fields["bdf"], int(event.fields["count"]))
-            if "addr" in event.fields:      # not behind an IOMMU
-                wire.watch(self.memory, int(event.fields["addr"], 16))
+            # Once all lines have been taken
+            self.due_answers.append((self.kernels, partial(self.watch, wire, event.fields)))
         elif event.name == "receiving":
             self.due = self.now()
+
+    def watch(self, wire, ring, *_):
+        if "addr" in ring:                  # no IOMMU
+            wire.watch(self.memory, int(ring["addr"], 16), lambda address: address)
+            return
+        unit, bdf = vtd.Unit(self), requester_id(wire.bdf)
+        try:
+            wire.watch(self.memory, int(ring["iova"], 16), vtd.Translator(unit, bdf))
+        except vtd.Fault as fault:
+            raise Failure(f"{wire.bdf}: can't find its ring: {fault}") from None
+        self.translations[wire.bdf] = vtd.Watcher(unit, bdf)
+        self.watchers.append(self.translations[wire.bdf])
 
     def find(self, name, **fields):
         """The events of this name and with these fields."""
@@ -433,6 +465,9 @@ class VM:
                     wire.send_last(now)
             self.due = max(self.due + self.interval, now)
         timeout = min(limit, self.due or limit) - now
+        if self.watchers:
+            self.look_at_tables()
+            timeout = min(timeout, vtd.INTERVAL)
         running = True
         if select.select([self.console], [], [], max(timeout, 0))[0]:
             running = self.read_console()
@@ -442,6 +477,13 @@ class VM:
     def look(self):
         for wire in self.wires:
             wire.look(self.now())
+
+    def look_at_tables(self):
+        try:
+            for watcher in self.watchers:
+                watcher.look(self.now())
+        except Failure:         # QEMU is about to end
+            self.watchers = []
 
     def send(self):
         for wire in self.wires:

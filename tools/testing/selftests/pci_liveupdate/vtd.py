@@ -13,7 +13,8 @@ ENABLED = 1 << 31                       # Translation Enable Status
 SCALABLE = 1 << 10                      # of the Root Table Address: Translation Table Mode
 ADDRESS = 0x000f_ffff_ffff_f000
 FIRST_STAGE = 1                         # of a PASID table entry: PASID Granular Translation Type
-POLL = 0.02                             # seconds between two looks at registers
+INTERVAL = 0.001                        # seconds between two looks at tables,
+POLL = 0.02                             # and at registers
 
 
 class Fault(Exception):
@@ -33,23 +34,28 @@ class Unit:
     def get(self, address, number):
         return struct.unpack_from(f"<{number}Q", self.vm.memory, address)
 
-    def entry(self, root, bdf):
-        """The context entry in legacy mode, the PASID table entry else (sec 9.1 to 9.6). None:
-        one of those that lead there isn't present."""
+    def locate(self, root, bdf):
+        """Where the last entry for a device is: the context entry in legacy mode, the PASID table
+        entry else (sec 9.1 to 9.6). None: one that leads there isn't present."""
         bus, devfn = bdf >> 8, bdf & 0xff
         pair = self.get((root & ADDRESS) + 16 * bus, 2)
         if not root & SCALABLE:
-            steps = [(pair[0], 16 * devfn, 2)]
+            above, offsets = pair[0], [16 * devfn]
         else:
             # Context entry, PASID directory entry, PASID table entry
-            steps = [(pair[devfn >> 7], 32 * (devfn & 0x7f), 4), (None, 0, 1), (None, 0, 8)]
-        entry = None
-        for above, offset, number in steps:
-            above = entry[0] if above is None else above
+            above, offsets = pair[devfn >> 7], [32 * (devfn & 0x7f), 0, 0]
+        for offset in offsets:
             if not above & 1:
                 return None
-            entry = self.get((above & ADDRESS) + offset, number)
-        return entry if entry[0] & 1 else None
+            address = (above & ADDRESS) + offset
+            above = self.get(address, 1)[0]
+        return address
+
+    def entry(self, root, bdf):
+        """None: it isn't present."""
+        address = self.locate(root, bdf)
+        entry = address and self.get(address, 8 if root & SCALABLE else 2)
+        return entry if entry and entry[0] & 1 else None
 
     def translate(self, root, bdf, address):
         """The physical address of a page (sec 9.7 to 9.9)."""
@@ -86,13 +92,22 @@ class Translator:
         return self.pages[page] | address & 4095
 
 
+def cut(vm, kernel):
+    """A test of the watchers. QEMU has cached the entry, so that DMA goes on."""
+    for watcher in vm.watchers:
+        address = watcher.unit.locate(watcher.unit.registers()[1], watcher.bdf)
+        vm.memory[address] ^= 1
+        vm.run(0.1)
+        vm.memory[address] ^= 1
+
+
 class Watcher:
     """Whether a device is translated for: "yes", "no" (its entry isn't present), or "off" (no
     device is)."""
 
     def __init__(self, unit, bdf):
         self.unit, self.bdf = unit, bdf
-        self.changes = []               # (time, what it is from then on)
+        self.seen = []                  # [state, first look, last look]
         self.looks = 0
         self.due = 0                    # when registers are read next
 
@@ -108,8 +123,15 @@ class Watcher:
             if self.registers != before:
                 return
         self.looks += 1
-        if not self.changes or self.changes[-1][1] != state:
-            self.changes.append((now, state))
+        if not self.seen or self.seen[-1][0] != state:
+            self.seen.append([state, now, now])
+        self.seen[-1][2] = now
+
+    def spans(self, start, end):
+        """(state, from, to) of all that was seen between these times."""
+        for state, since, until in self.seen:
+            if since < end and until > start:
+                yield state, max(since, start), min(until, end)
 
     def state(self):
         enabled, root = self.registers
