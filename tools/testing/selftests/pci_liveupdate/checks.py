@@ -4,6 +4,7 @@
 import re
 from collections import Counter
 from functools import cached_property
+from itertools import takewhile
 
 import cfgtrace
 import vmtest
@@ -276,7 +277,8 @@ def paused_traffic(run):
 
 
 def translation(run):
-    """Whenever a device may do DMA its entry in the IOMMU's tables is present."""
+    """Whenever a device may do DMA the IOMMU knows its pages. When it gets tables they are full:
+    a VMM that maps before it attaches may rely on that."""
     for bdf, watcher in run.vm.translations.items():
         if bdf not in run.kept:
             continue
@@ -286,13 +288,21 @@ def translation(run):
             start, end = start - clock, end - clock
             for first, last in [*gaps, (end, end)]:
                 if start < first <= end:
-                    yield from (f"{bdf}: translated for: {state}, {since:.3f} to {until:.3f} s"
+                    yield from (f"{bdf}: it had {state} from {since:.3f} to {until:.3f} s"
                                 for state, since, until in watcher.spans(start, first)
-                                if state != "yes")
+                                if state != "its page")
                     start = last
-        states = [state for start, end in gaps for state, _, _ in watcher.spans(start, end)]
-        run.notes.append(f"{bdf}: {watcher.looks} looks at its tables, translated for while DMA "
-                         f"paused: {', '.join(states)}")
+        for start, end in gaps:
+            states = [state for state, _, _ in watcher.spans(start, end)]
+            run.notes.append(f"{bdf}: while DMA paused it had {', '.join(states)}")
+            # What the new kernel has before that isn't the VMM's
+            if "no entry" not in states:
+                yield f"{bdf}: it was never seen without an entry: this run proves nothing"
+            # One that shares an alias gets its tables when the first of these is attached
+            first = next(each for each in run.kept if each[:7] == bdf[:7])
+            if bdf == first and "nothing" in takewhile(lambda state: state != "no entry",
+                                                       reversed(states)):
+                yield f"{bdf}: it was attached before its pages were mapped"
 
 
 def faults(run):

@@ -435,12 +435,12 @@ class VM:
         if "addr" in ring:                  # no IOMMU
             wire.watch(self.memory, int(ring["addr"], 16), lambda address: address)
             return
-        unit, bdf = vtd.Unit(self), requester_id(wire.bdf)
+        unit, bdf, address = vtd.Unit(self), requester_id(wire.bdf), int(ring["iova"], 16)
         try:
-            wire.watch(self.memory, int(ring["iova"], 16), vtd.Translator(unit, bdf))
+            wire.watch(self.memory, address, vtd.Translator(unit, bdf))
         except vtd.Fault as fault:
             raise Failure(f"{wire.bdf}: can't find its ring: {fault}") from None
-        self.translations[wire.bdf] = vtd.Watcher(unit, bdf)
+        self.translations[wire.bdf] = vtd.Watcher(unit, bdf, address)
         self.watchers.append(self.translations[wire.bdf])
 
     def find(self, name, **fields):

@@ -102,11 +102,11 @@ def cut(vm, kernel):
 
 
 class Watcher:
-    """Whether a device is translated for: "yes", "no" (its entry isn't present), or "off" (no
-    device is)."""
+    """What a device gets for an address: "its page", "nothing" (in tables of its own), "no entry"
+    (of its own), or "off" (no device has any)."""
 
-    def __init__(self, unit, bdf):
-        self.unit, self.bdf = unit, bdf
+    def __init__(self, unit, bdf, address):
+        self.unit, self.bdf, self.address = unit, bdf, address
         self.seen = []                  # [state, first look, last look]
         self.looks = 0
         self.due = 0                    # when registers are read next
@@ -116,7 +116,7 @@ class Watcher:
             self.due = now + POLL
             self.registers = self.unit.registers()
         state = self.state()
-        if state != "yes":
+        if state != "its page":
             # The tables that were read may be those of the root before: be sure of it
             before = self.registers
             self.registers = self.unit.registers()
@@ -137,4 +137,10 @@ class Watcher:
         enabled, root = self.registers
         if not enabled:
             return "off"
-        return "yes" if self.unit.entry(root, self.bdf) else "no"
+        if not self.unit.entry(root, self.bdf):
+            return "no entry"
+        try:
+            self.unit.translate(root, self.bdf, self.address)
+        except Fault:
+            return "nothing"
+        return "its page"
