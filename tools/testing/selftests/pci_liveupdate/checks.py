@@ -305,6 +305,15 @@ def translation(run):
                 yield f"{bdf}: it was attached before its pages were mapped"
 
 
+def replaced(run):
+    """A device that gets another address space with the same pages has them all the time."""
+    start, end = (run.vm.first(name).time for name in ("replacing", "replaced"))
+    for bdf, watcher in run.vm.translations.items():
+        for state, since, until in watcher.spans(start, end):
+            if state != "its page":
+                yield f"{bdf}: it had {state} at {since:.3f} s, when its tables were replaced"
+
+
 def faults(run):
     """No DMA is refused by the IOMMU."""
     with open(run.vm.trace, errors="replace") as file:

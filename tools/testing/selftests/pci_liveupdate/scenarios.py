@@ -213,6 +213,8 @@ def translated(name, unit="", append="", **others):
 IOMMU = [
     translated("second_stage", ",scalable-mode=on", "intel_iommu=sm_on"),
     translated("first_stage", ",scalable-mode=on,fsts=on", "intel_iommu=sm_on"),
+    translated("replace", options="--replace 1000", checks=[*checks.FULL, checks.replaced],
+               core="one translation takes the place of another, under traffic"),
     # A test of the checks
     translated("cut_off", answers={(1, "VMM: preserved"): [vtd.cut]}, checks=[checks.traffic],
                problems=("it had no entry",),

@@ -122,6 +122,7 @@ static struct {
 	int use;
 	int sessions;
 	int abort;
+	int replace;
 	bool forget;
 	bool crash;
 	bool disturb;
@@ -314,13 +315,18 @@ static void nic_map_bar(struct nic *nic)
 		die_errno(errno, "%s map BAR 0", nic->bdf);
 }
 
-static void iommufd_open(void)
+static void ioas_alloc(void)
 {
 	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
 
-	iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu");
 	check(ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc), "alloc", "ioas");
 	ioas_id = alloc.out_ioas_id;
+}
+
+static void iommufd_open(void)
+{
+	iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu");
+	ioas_alloc();
 }
 
 static void nic_attach(struct nic *nic)
@@ -905,6 +911,24 @@ static void preserve_and_kexec(void)
 	start_kernel();
 }
 
+/* Move the NICs from one address space to the other, which has the same mappings, and back. */
+static void replace_ioas(void)
+{
+	__u32 ids[2] = { ioas_id };
+
+	ioas_alloc();
+	ids[1] = ioas_id;
+	for_each_nic(nic)
+		nic_map_dma(nic);
+	say("replacing");
+	for (int i = 1; i <= options.replace; i++) {
+		ioas_id = ids[i % 2];
+		for_each_nic(nic)
+			nic_attach(nic);
+	}
+	say("replaced");
+}
+
 static void stage1(void)
 {
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
@@ -918,6 +942,8 @@ static void stage1(void)
 	for_each_nic(nic)
 		if (nic->driver)
 			wait_for(20000, nr_received(nic) >= 20, "packets at %s", nic->bdf);
+	if (options.replace)
+		replace_ioas();
 	preserve_and_kexec();
 }
 
@@ -1082,6 +1108,7 @@ static void usage(void)
 		"  --append TEXT   for the end of its command line\n"
 		"  --sessions N    so many have the devices, finished the last one first; 0: none has\n"
 		"  --abort STAGE   when all is preserved in this stage, cancel it\n"
+		"  --replace N     replace the address space that the NICs use N times\n"
 		"  --swap          preserve, and cancel, a device between the first and the second\n"
 		"  --unfinished    in stage 2 take back, and don't finish\n"
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
@@ -1104,6 +1131,7 @@ static void parse_options(int argc, char *argv[])
 		{ "append", required_argument, NULL, 'a' },
 		{ "sessions", required_argument, NULL, 'n' },
 		{ "abort", required_argument, NULL, 'b' },
+		{ "replace", required_argument, NULL, 'r' },
 		{ "swap", no_argument, NULL, 'w' },
 		{ "unfinished", no_argument, NULL, 'e' },
 		{ "forget", no_argument, NULL, 'f' },
@@ -1126,6 +1154,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'b':
 			options.abort = atoi(optarg);
+			break;
+		case 'r':
+			options.replace = atoi(optarg);
 			break;
 		case 'w':
 			options.swap = true;
