@@ -10,7 +10,9 @@ import cfgtrace
 import vmtest
 
 PCI_COMMAND, BUS_MASTER = 4, 0x4
-# Seconds: in that time a packet gets through wire and NIC, or QEMU makes room in a full wire
+# Seconds: for so long a busy host may not let us look
+BUSY = 1
+# In that time a packet gets through wire and NIC, or QEMU makes room in a full wire
 ON_THE_WAY = 0.5
 
 
@@ -276,6 +278,14 @@ def paused_traffic(run):
                          f"DMA paused, {len(lost)} lost")
 
 
+def not_its_page(bdf, watcher, start, end):
+    spans = list(watcher.spans(start, end))
+    if not spans and end - start > BUSY:
+        yield f"{bdf}: nobody looked at its tables from {start:.3f} to {end:.3f} s"
+    yield from (f"{bdf}: it had {state} from {since:.3f} to {until:.3f} s"
+                for state, since, until in spans if state != "its page")
+
+
 def translation(run):
     """Whenever a device may do DMA the IOMMU knows its pages. When it gets tables they are full:
     a VMM that maps before it attaches may rely on that."""
@@ -288,30 +298,26 @@ def translation(run):
             start, end = start - clock, end - clock
             for first, last in [*gaps, (end, end)]:
                 if start < first <= end:
-                    yield from (f"{bdf}: it had {state} from {since:.3f} to {until:.3f} s"
-                                for state, since, until in watcher.spans(start, first)
-                                if state != "its page")
+                    yield from not_its_page(bdf, watcher, start, first)
                     start = last
         for start, end in gaps:
             states = [state for state, _, _ in watcher.spans(start, end)]
             run.notes.append(f"{bdf}: while DMA paused it had {', '.join(states)}")
-            # What the new kernel has before that isn't the VMM's
-            if "no entry" not in states:
-                yield f"{bdf}: it was never seen without an entry: this run proves nothing"
-            # One that shares an alias gets its tables when the first of these is attached
+            # One that shares an alias gets its tables when the first of these is attached. Tables
+            # without an entry after them aren't the VMM's, or we came too late.
             first = next(each for each in run.kept if each[:7] == bdf[:7])
-            if bdf == first and "nothing" in takewhile(lambda state: state != "no entry",
-                                                       reversed(states)):
+            if bdf == first and "no entry" in states and \
+                    "nothing" in takewhile(lambda state: state != "no entry", reversed(states)):
                 yield f"{bdf}: it was attached before its pages were mapped"
 
 
 def replaced(run):
     """A device that gets another address space with the same pages has them all the time."""
     start, end = (run.vm.first(name).time for name in ("replacing", "replaced"))
+    if not run.vm.translations:
+        yield "nobody looked at any tables"
     for bdf, watcher in run.vm.translations.items():
-        for state, since, until in watcher.spans(start, end):
-            if state != "its page":
-                yield f"{bdf}: it had {state} at {since:.3f} s, when its tables were replaced"
+        yield from not_its_page(bdf, watcher, start, end)
 
 
 def faults(run):

@@ -102,11 +102,12 @@ def cut(vm, kernel):
 
 
 class Watcher:
-    """What a device gets for an address: "its page", "nothing" (in tables of its own), "no entry"
-    (of its own), or "off" (no device has any)."""
+    """What a device gets for an address: "its page", "another page" or "nothing" (in tables of its
+    own), "no entry" (of its own), or "off" (no device has any)."""
 
     def __init__(self, unit, bdf, address):
         self.unit, self.bdf, self.address = unit, bdf, address
+        self.page = unit.translate(unit.registers()[1], bdf, address)
         self.seen = []                  # [state, first look, last look]
         self.looks = 0
         self.due = 0                    # when registers are read next
@@ -122,6 +123,8 @@ class Watcher:
             self.registers = self.unit.registers()
             if self.registers != before:
                 return
+        if not state:
+            return
         self.looks += 1
         if not self.seen or self.seen[-1][0] != state:
             self.seen.append([state, now, now])
@@ -137,10 +140,13 @@ class Watcher:
         enabled, root = self.registers
         if not enabled:
             return "off"
-        if not self.unit.entry(root, self.bdf):
+        entry = self.unit.entry(root, self.bdf)
+        if not entry:
             return "no entry"
         try:
-            self.unit.translate(root, self.bdf, self.address)
-        except Fault:
-            return "nothing"
-        return "its page"
+            page = self.unit.translate(root, self.bdf, self.address)
+        except (Fault, struct.error):       # or led out of memory
+            page = None
+        if self.unit.entry(root, self.bdf) != entry:
+            return None                     # these tables may have been freed meanwhile
+        return {self.page: "its page", None: "nothing"}.get(page, "another page")
