@@ -171,7 +171,11 @@ int try_to_bind(int fd, int iommufd)
 
 void bind_device(int fd, int iommufd, const char *bdf)
 {
-	check_luo(try_to_bind(fd, iommufd), "bind iommufd", bdf);
+	int ret;
+
+	/* vfio can't reset a device as long as whoever has plugged it in holds its lock */
+	wait_for(10000, (ret = try_to_bind(fd, iommufd)) != -EAGAIN, "%s", bdf);
+	check_luo(ret, "bind iommufd", bdf);
 }
 
 /* With this one's command line and something appended. */
