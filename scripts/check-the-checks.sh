@@ -148,6 +148,12 @@ breakage "DMA goes on without translation" $vfio \
 breakage "enumeration looks once more" drivers/pci/probe.c \
 	"$(within pci_setup_device 's/pci_liveupdate_setup_device\(dev\);/& { u16 w; pci_read_config_word(dev, PCI_STATUS, \&w); }/')" \
 	like_plain "without us"
+breakage "a domain is attached before it is populated" drivers/iommu/iommufd/hw_pagetable.c \
+	's/immediate_attach && !ops->domain_alloc_paging_flags/immediate_attach/' \
+	root_port_iommu "it was attached before its pages were mapped"
+breakage "a domain is replaced with a gap" drivers/iommu/intel/iommu.c \
+	"$(within domain_can_replace 's/return info->domain/return false/')" \
+	replace "it had no entry"
 
 echo "1..$n"
 exit $failed

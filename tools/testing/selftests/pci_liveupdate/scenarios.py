@@ -13,8 +13,8 @@ from vmtest import E1000E, IGB0, IGB1, ROOT_PORT, SWITCH
 # For several kernels in one initramfs, as KHO's scratch is as large, or for a gigabyte of DMA
 LARGE = 2 * vmtest.RAM
 
-# The debug kernel boots in ten times the time: it is for what handles memory or takes locks in
-# ways of its own, unless it shows bugs of others there
+# The debug kernel takes several times as long to boot: it is for what handles memory or takes
+# locks in ways of its own, unless it shows bugs of others there
 DEMO, DEBUG = ("demo",), ("debug",)
 
 
@@ -31,7 +31,7 @@ class Scenario:
     unit: str = ""                  # more options of this one
     updates: int = 1
     on: tuple = DEBUG               # kernels: what CONFIG they have
-    # Each change must pass it, also on the demo's kernel, as only this one shows there ...
+    # What of all that each change must pass only this one shows, on the demo's kernel
     core: str = ""
     following: str | None = None    # CONFIG of the kernels after the first
     ram: int = vmtest.RAM

@@ -482,10 +482,12 @@ class VM:
         try:
             for watcher in self.watchers:
                 watcher.look(self.now())
-        except Failure:
-            if not self.times(self.kernels, "reboot: "):
-                raise
-            self.watchers = []  # QEMU is about to end
+        except Failure as failure:
+            try:
+                self.process.wait(1)
+            except subprocess.TimeoutExpired:
+                raise failure from None
+            self.watchers = []  # QEMU has ended: whoever reads the console finds out why
 
     def send(self):
         for wire in self.wires:

@@ -109,7 +109,6 @@ class Watcher:
         self.unit, self.bdf, self.address = unit, bdf, address
         self.page = unit.translate(unit.registers()[1], bdf, address)
         self.seen = []                  # [state, first look, last look]
-        self.looks = 0
         self.due = 0                    # when registers are read next
 
     def look(self, now):
@@ -125,7 +124,6 @@ class Watcher:
                 return
         if not state:
             return
-        self.looks += 1
         if not self.seen or self.seen[-1][0] != state:
             self.seen.append([state, now, now])
         self.seen[-1][2] = now
