@@ -13,7 +13,7 @@ work=$out/off
 # and the modules that these are in: whatever the option says
 not_ours='kernel/liveupdate/(luo_session|luo_file|kexec_handover|kho_block).o'
 not_ours+='|drivers/vfio/pci/(vfio_pci_config|vfio-pci-core).o'
-not_ours+='|drivers/iommu/(intel/iommu|iommufd/(hw_pagetable|iommufd)).o'
+not_ours+='|drivers/iommu/(intel/(iommu|pasid)|iommufd/(hw_pagetable|iommufd)).o'
 
 compile()	# SOURCE DIR
 {
