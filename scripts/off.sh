@@ -11,9 +11,10 @@ selftest=$top/tools/testing/selftests/pci_liveupdate
 work=$out/off
 # Fixes, exports, a function for KHO, one of vfio-pci split in two, how a domain is attached,
 # and the modules that these are in: whatever the option says
-not_ours='kernel/liveupdate/(luo_session|luo_file|kexec_handover|kho_block).o'
+not_ours='kernel/liveupdate/(luo_session|luo_file|luo_flb|kexec_handover|kho_block).o'
 not_ours+='|drivers/vfio/pci/(vfio_pci_config|vfio-pci-core).o'
-not_ours+='|drivers/iommu/(intel/(iommu|pasid)|iommufd/(hw_pagetable|iommufd)).o'
+not_ours+='|drivers/iommu/(intel/(iommu|pasid)|generic_pt/fmt/iommu_[a-z0-9_]*).o'
+not_ours+='|drivers/iommu/iommufd/[a-z_]*.o'
 
 compile()	# SOURCE DIR
 {

@@ -16,16 +16,19 @@
  * preserve
  *   The PCI core puts the device into its table, and vfio-pci writes down the
  *   state that the next kernel can't read from a running device. The VMM goes on
- *   using the device.
+ *   using the device. If the device is attached to an address space behind an
+ *   IOMMU that can hand its page tables over, all memory that is mapped there must
+ *   have been preserved before, and nothing can be mapped or unmapped from here on.
  *
  * freeze
  *   Part of the kexec. Freeze, and with it the kexec, fails if an interrupt is
- *   enabled or the device isn't in D0, as neither can be carried over. Freeze also
- *   fails if the device is being removed, as the removal waits until the file is
- *   closed. From here on the file gives no access (-EBUSY, or SIGBUS on a
- *   mapping), so that nothing changes behind the next kernel's back. The device
- *   can still be detached: that touches the IOMMU, not the device. If the kexec
- *   fails for another reason, unfreeze gives access again.
+ *   enabled or the device isn't in D0, as neither can be carried over; or if memory
+ *   that the device can reach isn't preserved any more. Freeze also fails if the
+ *   device is being removed, as the removal waits until the file is closed. From
+ *   here on the file gives no access (-EBUSY, or SIGBUS on a mapping), so that
+ *   nothing changes behind the next kernel's back. The device can still be
+ *   detached: that touches the IOMMU, not the device. If the kexec fails for
+ *   another reason, unfreeze gives access again.
  *
  * retrieve
  *   In the next kernel the PCI core binds the device to vfio-pci, and the device
@@ -52,10 +55,13 @@
  */
 
 #include <linux/idr.h>
+#include <linux/iommu_liveupdate.h>
+#include <linux/iommufd.h>
 #include <linux/kexec_handover.h>
 #include <linux/kho/abi/vfio_pci.h>
 #include <linux/liveupdate.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
 #include <linux/slab.h>
@@ -150,6 +156,29 @@ static const char *vfio_pci_cannot_preserve(struct vfio_pci_core_device *vdev)
 	return NULL;
 }
 
+/*
+ * Hand the translation of the device over, if there is one and if that is possible. If it
+ * isn't possible, freeze pauses DMA as for a device that isn't attached.
+ */
+static int vfio_pci_preserve_translation(struct vfio_pci_core_device *vdev)
+{
+	int ret;
+
+	if (!vfio_pci_is_translated(vdev->pdev))
+		return 0;
+
+	ret = iommufd_device_preserve(vdev->vdev.iommufd_device);
+	vdev->liveupdate.translation = !ret;
+	return ret == -ENOENT || ret == -EOPNOTSUPP ? 0 : ret;
+}
+
+static void vfio_pci_unpreserve_translation(struct vfio_pci_core_device *vdev)
+{
+	if (vdev->liveupdate.translation)
+		iommufd_device_unpreserve(vdev->vdev.iommufd_device);
+	vdev->liveupdate.translation = false;
+}
+
 static int vfio_pci_preserve(struct liveupdate_file_op_args *args)
 {
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
@@ -166,20 +195,31 @@ static int vfio_pci_preserve(struct liveupdate_file_op_args *args)
 	if (ret)
 		return ret;
 
+	ret = vfio_pci_preserve_translation(vdev);
+	if (ret)
+		goto err_device;
+
 	ser = vfio_pci_write_ser(vdev);
 	if (IS_ERR(ser)) {
-		pci_liveupdate_unpreserve(vdev->pdev);
-		return PTR_ERR(ser);
+		ret = PTR_ERR(ser);
+		goto err_translation;
 	}
 
 	args->serialized_data = virt_to_phys(ser);
 	return 0;
+
+err_translation:
+	vfio_pci_unpreserve_translation(vdev);
+err_device:
+	pci_liveupdate_unpreserve(vdev->pdev);
+	return ret;
 }
 
 static void vfio_pci_unpreserve(struct liveupdate_file_op_args *args)
 {
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
 
+	vfio_pci_unpreserve_translation(vdev);
 	pci_liveupdate_unpreserve(vdev->pdev);
 	kho_unpreserve_free(phys_to_virt(args->serialized_data));
 }
@@ -268,6 +308,13 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
 	struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
 	const char *why;
+	int ret;
+
+	if (vdev->liveupdate.translation) {
+		ret = iommufd_device_freeze(vdev->vdev.iommufd_device);
+		if (ret)
+			return ret;
+	}
 
 	guard(rwsem_write)(&vdev->liveupdate.lock);
 	guard(mutex)(&vdev->igate);
@@ -467,7 +514,8 @@ static struct liveupdate_file_handler vfio_pci_liveupdate_handler = {
  *
  * Context: module initialisation. May sleep.
  * Return: 0, also if live update is off; or the error of
- * liveupdate_register_file_handler() or pci_liveupdate_register_flb().
+ * liveupdate_register_file_handler(), pci_liveupdate_register_flb() or
+ * iommu_liveupdate_register_flb().
  */
 int vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
 {
@@ -481,8 +529,18 @@ int vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
 
 	ret = pci_liveupdate_register_flb(&vfio_pci_liveupdate_handler);
 	if (ret)
-		liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);
+		goto err_handler;
 
+	ret = iommu_liveupdate_register_flb(&vfio_pci_liveupdate_handler);
+	if (ret)
+		goto err_flb;
+
+	return 0;
+
+err_flb:
+	pci_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
+err_handler:
+	liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);
 	return ret;
 }
 
@@ -494,6 +552,7 @@ int vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
  */
 void vfio_pci_liveupdate_unregister(void)
 {
+	iommu_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 	pci_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 	liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);
 }
@@ -631,3 +690,5 @@ int vfio_pci_liveupdate_pasid_attach_ioas(struct vfio_device *core_vdev,
 	vfio_pci_liveupdate_end(vdev);
 	return ret;
 }
+
+MODULE_IMPORT_NS("IOMMUFD");

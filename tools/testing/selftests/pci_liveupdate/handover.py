@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What one kernel has written for the next, in the guest's memory: read, and damaged.
 
-Layouts are in linux/kho/abi/: kexec_handover.h, luo.h, block.h, pci.h and vfio_pci.h.
+Layouts are in linux/kho/abi/: kexec_handover.h, luo.h, block.h, iommu.h, pci.h and vfio_pci.h.
 """
 
 import re
@@ -109,8 +109,8 @@ class Handover(Memory):
     def device(self):
         return self.get("Q", self.file)
 
-    def blocks(self):
-        block = self.block
+    def blocks(self, first=None):
+        block = first or self.block
         while block:
             yield block
             block = self.get("Q", block)
@@ -132,6 +132,34 @@ class Handover(Memory):
             count = self.get("I", record + 8)
             found[self.bdf(record) if count else "free"] = count
         return found
+
+    # -- what the IOMMU core hands over --
+
+    @property
+    def translation(self):
+        return self.get("Q", self.find_data("iommu", self.is_translation))
+
+    def is_translation(self, address):
+        return self.get("Q", address) == 1 and 0 < self.get("Q", address + 8) < vmtest.RAM
+
+    def domains(self):
+        """The address of the record of each, if it's in use."""
+        for block in self.blocks(self.get("Q", self.translation + 8)):
+            for slot in range(self.get("Q", block + 8)):
+                if self.get("I", block + 16 + 32 * slot):
+                    yield block + 16 + 32 * slot
+
+    def page_tables(self):
+        for domain in self.domains():
+            for block in self.blocks(self.get("Q", domain + 16)):
+                yield from struct.unpack_from(f"<{self.get('Q', block + 8)}Q", self.memory,
+                                              block + 16)
+
+    def translation_blocks(self):
+        for head in 8, 16:
+            yield from self.blocks(self.get("Q", self.translation + head))
+        for domain in self.domains():
+            yield from self.blocks(self.get("Q", domain + 16))
 
     # -- damage --
 
@@ -183,17 +211,29 @@ def count_pages(vm):
     vm.found.setdefault("preserved", {})[vm.kernels] = count_preserved(memory, *new)
 
 
+def remember_pages(vm, blocks, others=()):
+    """Of a block's header the next kernel may change the first words."""
+    vm.found["content"] = {
+        **{page + 16: vm.memory[page + 16:page + PAGE] for page in blocks},
+        **{page: vm.memory[page:page + PAGE] for page in others}}
+
+
 @at_handover
 def remember_table(vm):
     """And what is in its pages."""
     given = Handover(vm)
-    vm.found["content"] = {page: vm.memory[page:page + PAGE]
-                           for page in [given.table, *given.blocks()]}
+    remember_pages(vm, [given.table, *given.blocks()])
 
 
 @at_handover
-def look_for_table(vm):
-    """By what was in its pages, behind a block's header, which the next kernel may change:
-    whoever frees one clears it."""
-    vm.found["pages"] = {page: vm.memory[page + 16:page + PAGE] != content[16:]
+def remember_page_tables(vm):
+    """And their table."""
+    given = Handover(vm)
+    remember_pages(vm, given.translation_blocks(), [given.translation, *given.page_tables()])
+
+
+@at_handover
+def look_for_pages(vm):
+    """By what was in them: whoever frees one clears it."""
+    vm.found["pages"] = {page: vm.memory[page:page + len(content)] != content
                          for page, content in vm.found["content"].items()}

@@ -144,13 +144,20 @@ static int retrieve(int session, __u64 token)
 	return retrieve.fd;
 }
 
-/* To ask whether it could be done is to do it, and to close the session. */
-static void ask(int luo, int device)
+/* The memory first: a device is refused that can reach anything else. */
+static int preserve_all(int luo, const char *name, int memfd, int device)
 {
-	int session = create_session(luo, "asking");
+	int session = create_session(luo, name);
 
-	check(preserve(session, device, DEVICE_TOKEN), "this device can't be preserved");
-	close(session);
+	check(preserve(session, memfd, MEMORY_TOKEN), "preserve memory");
+	check(preserve(session, device, DEVICE_TOKEN), "preserve device");
+	return session;
+}
+
+/* To ask whether it could be done is to do it, and to close the session. */
+static void ask(int luo, int memfd, int device)
+{
+	close(preserve_all(luo, "asking", memfd, device));
 }
 
 static void before(const char *path)
@@ -164,12 +171,10 @@ static void before(const char *path)
 	memory = map_memory(memfd);
 	attach(device, memory);
 	start_dma(device);
-	ask(luo, device);
+	ask(luo, memfd, device);
 
 	strcpy(memory, "the guest's memory");
-	session = create_session(luo, SESSION);
-	check(preserve(session, memfd, MEMORY_TOKEN), "preserve memory");
-	check(preserve(session, device, DEVICE_TOKEN), "preserve device");
+	session = preserve_all(luo, SESSION, memfd, device);
 
 	/*
 	 * The guest may go on until here. Then its vCPUs stop, and VFIO_DEVICE_SET_IRQS

@@ -218,6 +218,9 @@ IOMMU = [
     translated("first_stage", ",scalable-mode=on,fsts=on", "intel_iommu=sm_on"),
     translated("replace", options="--replace 1000", checks=[*checks.FULL, checks.replaced],
                core="one translation takes the place of another, under traffic"),
+    translated("replace_second_stage", ",scalable-mode=on", "intel_iommu=sm_on",
+               options="--replace 1000", checks=[*checks.FULL, checks.replaced],
+               core="the same in scalable mode"),
     # A test of the checks
     translated("cut_off", answers={(1, "VMM: preserved"): [vtd.cut]}, checks=[checks.traffic],
                problems=("it had no entry",),
@@ -268,9 +271,17 @@ SEQUENCES = [
     Scenario("memory", SWITCH, 2, options="--abort 2", updates=2, append="init_on_free=1",
              leaks=False, checks=[checks.same_memory, checks.freed],
              answers={KEXEC: [handover.count_pages, handover.remember_table],
-                      SECOND_KEXEC: [handover.count_pages, handover.look_for_table]},
+                      SECOND_KEXEC: [handover.count_pages, handover.look_for_pages]},
              twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT},
              core="the table's memory is given back, after finish and after abort"),
+    # The same of the page tables
+    Scenario("memory_iommu", SWITCH, 2, options="--abort 2", updates=2,
+             append="init_on_free=1", leaks=False, iommu=True, interval=0.2,
+             checks=[checks.same_memory, checks.freed],
+             answers={KEXEC: [handover.count_pages, handover.remember_page_tables],
+                      SECOND_KEXEC: [handover.count_pages, handover.look_for_pages]},
+             twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT},
+             core="page tables that were handed over are given back"),
 ]
 
 
@@ -438,6 +449,10 @@ VFIO = [
                 (1, "not preserved: virtual functions are enabled"): 1,
                 (1, "live update refused: it is in low power"): 1},
          core="virtual functions, groups, VGA, low power"),
+    # The address space of what is preserved stays as it is, and what it maps is preserved
+    vfio("fixed", igbs(2), 2, adopted=(2, 2, 0), answers=COUNT,
+         lines={(1, "liveupdate: its address space maps memory at 0x[0-9a-f]+, which isn't"): 3},
+         core="an address space that is handed over"),
     # The kernel's own, so many as on a kernel without all this. They fill gigabytes, and want
     # some faults
     Scenario("selftests", list(igbs(1)), program="selftests.sh", updates=0, iommu=True, on=DEMO,
@@ -591,12 +606,12 @@ DAMAGED = [
 
 # ---- everything else ----
 
-def kunit(name, tables, **others):
+def kunit(name, tables, suite="pci_liveupdate", **others):
     """tables: so many damaged ones"""
     return Scenario(name, [], program="ls", updates=0, leaks=False, limit=120,
                     checks=[checks.kunit], **others,
-                    append="kunit.autorun=1 kunit.filter_glob=pci_liveupdate "
-                           f"pci_liveupdate_kunit.tables={tables}")
+                    append=f"kunit.autorun=1 kunit.filter_glob={suite} "
+                           f"{suite}_kunit.tables={tables}")
 
 
 OTHERS = [
@@ -623,6 +638,9 @@ OTHERS = [
     kunit("kunit", 50000, on=DEMO,
           core="damaged tables, PTM, lost bus numbers, what QEMU has no device for"),
     kunit("kunit_debug", 20000),
+    kunit("kunit_iommu", 20000, "iommu_liveupdate", on=DEMO,
+          core="damaged tables of the IOMMU, the page table walker"),
+    kunit("kunit_iommu_debug", 5000, "iommu_liveupdate"),
     # A test that can't fail is no test
     Scenario("forgotten_nic", SWITCH, options="--forget", on=DEMO,
              checks=[checks.trace, checks.traffic],

@@ -701,11 +701,11 @@ static void several_preserve(void)
 
 	for (int i = 0; i < ARRAY_SIZE(vmms); i++) {
 		session = create_session(vmms[i]);
+		if (!i)
+			preserve_memory(session);
 		for_each_preserved(dev)
 			if (is_of(dev, i))
 				preserve(session, dev);
-		if (!i)
-			preserve_memory(session);
 	}
 }
 
@@ -1027,6 +1027,7 @@ static void refuse_low_power(struct device *dev)
 
 	open_device(dev);
 	disable_interrupt(dev);
+	preserve_memory(session);
 	preserve(session, dev);
 	set_low_power(dev, true);
 	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "in low power");
@@ -1096,6 +1097,89 @@ static void refused_1(void)
 	refuse_vga(&devices[1]);
 }
 
+/* ---- tests: an address space that is handed over ---- */
+
+/* Nobody preserves this memory: it's in no file. */
+static struct dma_region stray = { .iova = IOVA_BASE / 2 };
+
+static void map_stray(void)
+{
+	stray.size = sysconf(_SC_PAGESIZE);
+	stray.vaddr = mmap(NULL, stray.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			   -1, 0);
+	iommu_map(iommu, &stray);
+}
+
+/* What a device can reach must be preserved, and before the device is. */
+static void refuse_unpreserved_memory(struct device *dev)
+{
+	int session = create_session("stray");
+
+	must_not_preserve(dev->vfio->fd, EINVAL, "without-memory");
+	map_stray();
+	preserve_memory(session);
+	expect(-luo_session_preserve_fd(session, dev->vfio->fd, token(dev)), EINVAL, "preserve",
+	       "stray memory");
+	close(session);
+	iommu_unmap(iommu, &stray);
+}
+
+static void change_must_fail(struct device *dev)
+{
+	struct iommu_ioas_unmap unmap = {
+		.size = sizeof(unmap),
+		.ioas_id = iommu->ioas_id,
+		.iova = IOVA_BASE,
+		.length = MAX_DEVICES * sizeof(struct memory),
+	};
+	struct iommu_ioas_alloc other = { .size = sizeof(other) };
+	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+
+	expect(-__iommu_map(iommu, &stray), EBUSY, "map", dev->bdf);
+	expect(ioctl(iommu->iommufd, IOMMU_IOAS_UNMAP, &unmap) ? errno : 0, EBUSY, "unmap",
+	       dev->bdf);
+	check(ioctl(iommu->iommufd, IOMMU_IOAS_ALLOC, &other), "allocate IOAS", dev->bdf);
+	attach.pt_id = other.out_ioas_id;
+	expect(ioctl(dev->vfio->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ? errno : 0, EBUSY,
+	       "replace", dev->bdf);
+	check_dma(dev, "preserved");
+}
+
+/* The session of the memory is closed, that of the device isn't. */
+static void let_memory_go(struct device *dev)
+{
+	int memory = create_session("memory"), session = create_session("device");
+
+	preserve_memory(memory);
+	preserve(session, dev);
+	close(memory);
+	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "without memory");
+	close(session);
+}
+
+static void fixed_1(void)
+{
+	struct device *dev = &devices[0];
+	int session;
+
+	open_all();
+	refuse_unpreserved_memory(dev);
+	session = preserve_all();
+	for_each_device(each)
+		change_must_fail(each);
+	close(session);
+	iommu_map(iommu, &stray);
+	iommu_unmap(iommu, &stray);
+	let_memory_go(dev);
+	preserve_all();
+	start_kernel();
+}
+
+static void fixed_2(void)
+{
+	retrieve_without(0, 0);
+}
+
 /* ---- all of them ---- */
 
 static const struct test {
@@ -1114,6 +1198,7 @@ static const struct test {
 	{ "unprotected", { usual_1, must_not_retrieve } },
 	{ "protected", { protected_1, protected_2 } },
 	{ "refused", { refused_1 } },
+	{ "fixed", { fixed_1, fixed_2 } },
 };
 
 static const struct test *find_test(void)

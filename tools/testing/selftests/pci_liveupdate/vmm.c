@@ -821,19 +821,25 @@ static void swap(struct nic *nic)
 	say("swapped bdf=%s", nic->bdf);
 }
 
-static void preserve_nic(struct nic *nic)
+static void preserve_memory(struct nic *nic)
 {
-	int session = *session_of(nic);
-
 	if (nic->driver)
-		check_luo(luo_session_preserve_fd(session, nic->memfd, memory_token(nic)),
+		check_luo(luo_session_preserve_fd(*session_of(nic), nic->memfd,
+						  memory_token(nic)),
 			  "preserve memory", nic->bdf);
-	if (nic->preserved && !options.forget)
-		preserve_device(session, nic);
 }
 
+static void preserve_nic(struct nic *nic)
+{
+	if (nic->preserved && !options.forget)
+		preserve_device(*session_of(nic), nic);
+}
+
+/* All memory first: each NIC could reach that of all. */
 static void preserve_nics(void)
 {
+	for_each_nic(nic)
+		preserve_memory(nic);
 	for_each_nic(nic) {
 		preserve_nic(nic);
 		if (options.swap && nic == nics)
@@ -853,6 +859,7 @@ static void hot_add(const char *bdf)
 	plug_in(nic, dir);
 	show_path(bdf);
 	mark_trace();
+	preserve_memory(nic);
 	preserve_nic(nic);
 	say("added bdf=%s", bdf);
 }

@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ */
+
+/**
+ * DOC: IOMMU Live Update
+ *
+ * A device that does DMA while the kernel is replaced goes on translating through the
+ * page tables of the old kernel, until the new kernel has made others. The IOMMU core
+ * hands these tables to the new kernel, under the name %IOMMU_LIVEUPDATE_COMPATIBLE (see
+ * include/linux/kho/abi/iommu.h).
+ *
+ * preserve
+ *   Each page of the device's page tables is preserved with KHO. What they map must have
+ *   been preserved before, or the device could write to memory that the next kernel uses
+ *   for something else. The caller makes sure that nobody changes the tables until
+ *   unpreserve.
+ *
+ * freeze
+ *   Makes sure that what the tables map is still preserved. Goes through the tables again
+ *   only if something was unpreserved since they were checked.
+ *
+ * finish
+ *   When the last file is finished, the pages of all tables are freed. Until a driver
+ *   keeps a device's translation during the kexec, no device uses them.
+ *
+ * Files that can be preserved use the table by way of iommu_liveupdate_register_flb().
+ */
+
+#define pr_fmt(fmt) "iommu: liveupdate: " fmt
+#define dev_fmt(fmt) "liveupdate: " fmt
+
+#include <linux/cleanup.h>
+#include <linux/device.h>
+#include <linux/err.h>
+#include <linux/export.h>
+#include <linux/generic_pt/iommu.h>
+#include <linux/io.h>
+#include <linux/iommu.h>
+#include <linux/iommu_liveupdate.h>
+#include <linux/kexec_handover.h>
+#include <linux/kho/abi/iommu.h>
+#include <linux/kho_block.h>
+#include <linux/list.h>
+#include <linux/liveupdate.h>
+#include <linux/lockdep.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+
+#include "iommu-priv.h"
+#include "liveupdate.h"
+
+/**
+ * struct iommu_outgoing_domain - A domain whose page tables are preserved
+ * @node:       in iommu_outgoing_domains
+ * @domain:     the domain; whoever preserves a device that uses it keeps it
+ * @rec:        its record
+ * @pages:      records of the pages of its page tables
+ * @nr_devices: number of preserved devices that use it
+ * @checked:    what kho_nr_unpreserved() was before what it maps was last checked
+ */
+struct iommu_outgoing_domain {
+	struct list_head node;
+	struct iommu_domain *domain;
+	struct iommu_domain_ser *rec;
+	struct kho_block_set pages;
+	unsigned int nr_devices;
+	unsigned long checked;
+};
+
+/*
+ * Protects the tables below. Taken with the locks of LUO and of the FLB held; KHO's
+ * locks are taken with it held.
+ */
+static DEFINE_MUTEX(iommu_liveupdate_mutex);
+
+/* The outgoing table; NULL if no file is preserved */
+static struct iommu_ser *iommu_outgoing;
+static struct kho_block_set iommu_outgoing_domain_recs =
+	KHO_BLOCK_SET_INIT(iommu_outgoing_domain_recs, sizeof(struct iommu_domain_ser));
+static struct kho_block_set iommu_outgoing_rids =
+	KHO_BLOCK_SET_INIT(iommu_outgoing_rids, sizeof(struct iommu_rid_ser));
+static LIST_HEAD(iommu_outgoing_domains);
+
+/* The incoming table; NULL if there is none, or if it isn't used because it is damaged */
+static struct iommu_ser *iommu_incoming;
+
+/* Outgoing: records */
+
+/* Add a record at the end, where kho_block_set_grow() has made room. */
+static void *iommu_block_append(struct kho_block_set *bs)
+{
+	struct kho_block_header_ser *ser =
+		list_last_entry(&bs->blocks, struct kho_block, list)->ser;
+
+	return (void *)(ser + 1) + ser->count++ * bs->entry_size;
+}
+
+/* Domains and requester IDs begin with a u32 that is 0 in a free slot. */
+static void *iommu_slot_alloc(struct kho_block_set *bs)
+{
+	struct kho_block_set_it it;
+	u64 nr_used = 0;
+	u32 *slot;
+	int err;
+
+	kho_block_set_it_init(&it, bs);
+	while ((slot = kho_block_set_it_read_entry(&it))) {
+		if (!*slot)
+			return slot;
+		nr_used++;
+	}
+
+	err = kho_block_set_grow(bs, nr_used + 1);
+	return err ? ERR_PTR(err) : iommu_block_append(bs);
+}
+
+/* Outgoing: domains */
+
+struct iommu_keep {
+	struct pt_iommu_visitor visitor;
+	struct iommu_outgoing_domain *out;
+	phys_addr_t stray;
+};
+
+static int iommu_keep_table(struct pt_iommu_visitor *visitor, void *table)
+{
+	struct iommu_keep *keep = container_of(visitor, struct iommu_keep, visitor);
+	struct iommu_outgoing_domain *out = keep->out;
+	struct iommu_page_ser *page;
+	int err;
+
+	cond_resched();
+	err = kho_block_set_grow(&out->pages, out->rec->nr_pages + 1);
+	if (err)
+		return err;
+	err = kho_preserve_folio(virt_to_folio(table));
+	if (err)
+		return err;
+
+	page = iommu_block_append(&out->pages);
+	page->phys = virt_to_phys(table);
+	/* The top comes first */
+	if (!out->rec->nr_pages++)
+		out->rec->top = page->phys;
+	return 0;
+}
+
+static int iommu_skip_table(struct pt_iommu_visitor *visitor, void *table)
+{
+	cond_resched();
+	return 0;
+}
+
+static int iommu_check_leaf(struct pt_iommu_visitor *visitor, phys_addr_t paddr,
+			    size_t size)
+{
+	struct iommu_keep *keep = container_of(visitor, struct iommu_keep, visitor);
+
+	if (kho_is_preserved(paddr, size))
+		return 0;
+
+	keep->stray = paddr;
+	return -EINVAL;
+}
+
+/* Check what @out maps; and preserve its page tables, if @table is to do that. */
+static int iommu_outgoing_walk(struct device *dev, struct iommu_outgoing_domain *out,
+			       int (*table)(struct pt_iommu_visitor *, void *))
+{
+	struct pt_iommu *pt = iommupt_from_domain(out->domain);
+	struct iommu_keep keep = {
+		.visitor = { .table = table, .leaf = iommu_check_leaf },
+		.out = out,
+		.stray = PHYS_ADDR_MAX,
+	};
+	int err;
+
+	if (!pt)
+		return -EOPNOTSUPP;
+
+	out->checked = kho_nr_unpreserved();
+	err = pt->ops->visit(pt, &keep.visitor);
+	if (keep.stray != PHYS_ADDR_MAX)
+		dev_warn(dev, "its address space maps memory at %pa, which isn't preserved; preserve all its memory before the device, and keep it preserved\n",
+			 &keep.stray);
+	return err;
+}
+
+static void iommu_outgoing_free(struct iommu_outgoing_domain *out)
+{
+	struct iommu_page_ser *page;
+	struct kho_block_set_it it;
+
+	kho_block_set_it_init(&it, &out->pages);
+	while ((page = kho_block_set_it_read_entry(&it)))
+		kho_unpreserve_folio(virt_to_folio(phys_to_virt(page->phys)));
+	kho_block_set_destroy(&out->pages);
+
+	memset(out->rec, 0, sizeof(*out->rec));
+	list_del(&out->node);
+	kfree(out);
+}
+
+static void iommu_outgoing_put(struct iommu_outgoing_domain *out)
+{
+	if (!--out->nr_devices)
+		iommu_outgoing_free(out);
+}
+
+static struct iommu_outgoing_domain *iommu_outgoing_find(struct iommu_domain *domain)
+{
+	struct iommu_outgoing_domain *out;
+
+	lockdep_assert_held(&iommu_liveupdate_mutex);
+
+	list_for_each_entry(out, &iommu_outgoing_domains, node) {
+		if (out->domain == domain)
+			return out;
+	}
+
+	return NULL;
+}
+
+static u32 iommu_outgoing_new_id(void)
+{
+	struct iommu_outgoing_domain *out;
+	u32 id = 0;
+
+	/* Newer domains come first, and have higher numbers */
+	out = list_first_entry_or_null(&iommu_outgoing_domains,
+				       struct iommu_outgoing_domain, node);
+	if (out)
+		id = out->rec->id;
+	return id + 1;
+}
+
+static struct iommu_outgoing_domain *iommu_outgoing_get(struct device *dev,
+							struct iommu_domain *domain)
+{
+	struct iommu_outgoing_domain *out = iommu_outgoing_find(domain);
+	int err;
+
+	if (out) {
+		out->nr_devices++;
+		return out;
+	}
+
+	out = kzalloc_obj(*out);
+	if (!out)
+		return ERR_PTR(-ENOMEM);
+
+	out->rec = iommu_slot_alloc(&iommu_outgoing_domain_recs);
+	if (IS_ERR(out->rec)) {
+		err = PTR_ERR(out->rec);
+		kfree(out);
+		return ERR_PTR(err);
+	}
+	iommu_outgoing->domains = kho_block_set_head_pa(&iommu_outgoing_domain_recs);
+
+	out->domain = domain;
+	out->nr_devices = 1;
+	out->rec->id = iommu_outgoing_new_id();
+	kho_block_set_init(&out->pages, sizeof(struct iommu_page_ser));
+	list_add(&out->node, &iommu_outgoing_domains);
+
+	err = iommu_outgoing_walk(dev, out, iommu_keep_table);
+	if (err) {
+		iommu_outgoing_free(out);
+		return ERR_PTR(err);
+	}
+
+	out->rec->pages = kho_block_set_head_pa(&out->pages);
+	return out;
+}
+
+/* Outgoing: requester IDs */
+
+struct iommu_rids {
+	struct device *dev;
+	struct iommu_domain *domain;
+	u32 id;
+	unsigned int nr;
+};
+
+static struct iommu_rid_ser *iommu_rid_find(u32 segment, u16 rid)
+{
+	struct iommu_rid_ser *rec;
+	struct kho_block_set_it it;
+
+	kho_block_set_it_init(&it, &iommu_outgoing_rids);
+	while ((rec = kho_block_set_it_read_entry(&it))) {
+		if (rec->domain && rec->segment == segment && rec->rid == rid)
+			return rec;
+	}
+
+	return NULL;
+}
+
+static int iommu_rid_get(struct pci_dev *pdev, u16 rid, void *data)
+{
+	struct iommu_rids *rids = data;
+	struct iommu_rid_ser new = {
+		.domain = rids->id,
+		.refcount = 1,
+		.segment = pci_domain_nr(pdev->bus),
+		.rid = rid,
+	};
+	struct iommu_rid_ser *rec = iommu_rid_find(new.segment, rid);
+	int err;
+
+	if (rec) {
+		/* Those who share a requester ID are in one group, and so in one domain */
+		if (rec->domain != rids->id)
+			return -EBUSY;
+		rec->refcount++;
+		rids->nr++;
+		return 0;
+	}
+
+	err = dev_iommu_ops(rids->dev)->liveupdate_rid(rids->dev, rids->domain, &new);
+	if (err)
+		return err;
+	rec = iommu_slot_alloc(&iommu_outgoing_rids);
+	if (IS_ERR(rec))
+		return PTR_ERR(rec);
+
+	*rec = new;
+	iommu_outgoing->rids = kho_block_set_head_pa(&iommu_outgoing_rids);
+	rids->nr++;
+	return 0;
+}
+
+/* Stops after as many as iommu_rid_get() got. */
+static int iommu_rid_put(struct pci_dev *pdev, u16 rid, void *data)
+{
+	struct iommu_rid_ser *rec = iommu_rid_find(pci_domain_nr(pdev->bus), rid);
+	struct iommu_rids *rids = data;
+
+	if (!rids->nr--)
+		return -ENOENT;
+	if (rec && !--rec->refcount)
+		memset(rec, 0, sizeof(*rec));
+	return 0;
+}
+
+/* The life of the tables */
+
+static int iommu_flb_preserve(struct liveupdate_flb_op_args *args)
+{
+	struct iommu_ser *ser = kho_alloc_preserve(sizeof(*ser));
+
+	if (IS_ERR(ser))
+		return PTR_ERR(ser);
+
+	*ser = (struct iommu_ser){ .version = IOMMU_SER_VERSION };
+
+	scoped_guard(mutex, &iommu_liveupdate_mutex)
+		iommu_outgoing = ser;
+
+	args->data = virt_to_phys(ser);
+	args->obj = ser;
+	return 0;
+}
+
+/* The last file was unpreserved, and with it the last domain. */
+static void iommu_flb_unpreserve(struct liveupdate_flb_op_args *args)
+{
+	guard(mutex)(&iommu_liveupdate_mutex);
+
+	kho_block_set_destroy(&iommu_outgoing_rids);
+	kho_block_set_destroy(&iommu_outgoing_domain_recs);
+	kho_unpreserve_free(iommu_outgoing);
+	iommu_outgoing = NULL;
+}
+
+/* Never fails: LUO would remember an error, and couldn't finish the files. */
+static int iommu_flb_retrieve(struct liveupdate_flb_op_args *args)
+{
+	guard(mutex)(&iommu_liveupdate_mutex);
+
+	iommu_incoming = iommu_incoming_load(args->data);
+	args->obj = &iommu_incoming;
+	return 0;
+}
+
+static void iommu_flb_finish(struct liveupdate_flb_op_args *args)
+{
+	guard(mutex)(&iommu_liveupdate_mutex);
+
+	if (iommu_incoming)
+		iommu_incoming_free(iommu_incoming);
+	iommu_incoming = NULL;
+}
+
+static const struct liveupdate_flb_ops iommu_liveupdate_flb_ops = {
+	.preserve = iommu_flb_preserve,
+	.unpreserve = iommu_flb_unpreserve,
+	.retrieve = iommu_flb_retrieve,
+	.finish = iommu_flb_finish,
+	.owner = THIS_MODULE,
+};
+
+static struct liveupdate_flb iommu_liveupdate_flb = {
+	.ops = &iommu_liveupdate_flb_ops,
+	.compatible = IOMMU_LIVEUPDATE_COMPATIBLE,
+};
+
+/* What drivers call */
+
+/**
+ * iommu_liveupdate_register_flb - Let the files of a handler hand translations over
+ * @fh: LUO file handler of a driver whose devices may be attached to a domain. The driver
+ *      registers the PCI table first: what is registered last is finished first.
+ *
+ * Context: after liveupdate_register_file_handler(). May sleep.
+ * Return: 0, or the error of liveupdate_register_flb(): -EOPNOTSUPP if live update is
+ * off, -EEXIST if @fh is registered already, -ENOMEM, -ENOSPC.
+ */
+int iommu_liveupdate_register_flb(struct liveupdate_file_handler *fh)
+{
+	return liveupdate_register_flb(fh, &iommu_liveupdate_flb);
+}
+EXPORT_SYMBOL_GPL(iommu_liveupdate_register_flb);
+
+/**
+ * iommu_liveupdate_unregister_flb - Undo iommu_liveupdate_register_flb()
+ * @fh: the file handler; no file of it is preserved
+ *
+ * Context: before liveupdate_unregister_file_handler(). May sleep.
+ */
+void iommu_liveupdate_unregister_flb(struct liveupdate_file_handler *fh)
+{
+	liveupdate_unregister_flb(fh, &iommu_liveupdate_flb);
+}
+EXPORT_SYMBOL_GPL(iommu_liveupdate_unregister_flb);
+
+/* What iommufd calls */
+
+/**
+ * iommu_liveupdate_preserve - Hand the translation of a device to the next kernel
+ * @dev:    the device
+ * @domain: the domain that @dev is attached to. The caller keeps it, and what it maps,
+ *          as it is until iommu_liveupdate_unpreserve().
+ *
+ * Context: called from .preserve of a file handler that was registered with
+ * iommu_liveupdate_register_flb(). May sleep.
+ *
+ * Return:
+ * * 0: the page tables of @domain, and the requester IDs of @dev, are in the table
+ * * -EOPNOTSUPP: live update is off, or the IOMMU's driver, the mode it is in, or the
+ *   kind of @domain doesn't support this
+ * * -EINVAL: @domain maps memory that isn't preserved; a warning says which
+ * * -EBUSY: a requester ID of @dev is preserved with another domain
+ * * -ENOENT: there is no outgoing table, as the caller isn't .preserve
+ * * -ENOMEM, -ENOSPC: the table can't grow
+ */
+int iommu_liveupdate_preserve(struct device *dev, struct iommu_domain *domain)
+{
+	struct iommu_rids rids = { .dev = dev, .domain = domain };
+	struct iommu_outgoing_domain *out;
+	void *obj;
+	int err;
+
+	if (!dev_is_pci(dev) || !dev_iommu_ops(dev)->liveupdate_rid)
+		return -EOPNOTSUPP;
+
+	err = liveupdate_flb_get_outgoing(&iommu_liveupdate_flb, &obj);
+	if (err)
+		return err;
+
+	scoped_guard(mutex, &iommu_liveupdate_mutex) {
+		out = iommu_outgoing_get(dev, domain);
+		if (IS_ERR(out)) {
+			err = PTR_ERR(out);
+			break;
+		}
+
+		rids.id = out->rec->id;
+		err = pci_for_each_dma_alias(to_pci_dev(dev), iommu_rid_get, &rids);
+		if (err) {
+			pci_for_each_dma_alias(to_pci_dev(dev), iommu_rid_put, &rids);
+			iommu_outgoing_put(out);
+		}
+	}
+
+	liveupdate_flb_put_outgoing(&iommu_liveupdate_flb);
+	return err;
+}
+EXPORT_SYMBOL_GPL(iommu_liveupdate_preserve);
+
+/**
+ * iommu_liveupdate_unpreserve - Cancel iommu_liveupdate_preserve()
+ * @dev:    the device
+ * @domain: the domain that it was preserved with
+ *
+ * Context: called from .unpreserve of the file handler, or from .preserve if that fails.
+ * May sleep.
+ */
+void iommu_liveupdate_unpreserve(struct device *dev, struct iommu_domain *domain)
+{
+	struct iommu_rids rids = { .nr = UINT_MAX };
+
+	guard(mutex)(&iommu_liveupdate_mutex);
+
+	pci_for_each_dma_alias(to_pci_dev(dev), iommu_rid_put, &rids);
+	iommu_outgoing_put(iommu_outgoing_find(domain));
+}
+EXPORT_SYMBOL_GPL(iommu_liveupdate_unpreserve);
+
+/**
+ * iommu_liveupdate_freeze - Check that all that a device can reach is still preserved
+ * @dev:    the device
+ * @domain: the domain that it was preserved with
+ *
+ * Takes no time unless something was unpreserved since @domain was preserved: LUO lets a
+ * VMM close the session of its memory before that of its device.
+ *
+ * Context: called from .freeze of the file handler. May sleep.
+ * Return: 0; -EINVAL if @domain maps memory that isn't preserved any more; a warning says
+ * which.
+ */
+int iommu_liveupdate_freeze(struct device *dev, struct iommu_domain *domain)
+{
+	struct iommu_outgoing_domain *out;
+
+	guard(mutex)(&iommu_liveupdate_mutex);
+
+	out = iommu_outgoing_find(domain);
+	if (out->checked == kho_nr_unpreserved())
+		return 0;
+
+	return iommu_outgoing_walk(dev, out, iommu_skip_table);
+}
+EXPORT_SYMBOL_GPL(iommu_liveupdate_freeze);

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ *
+ * The page tables that the previous kernel handed over: how their table is checked, and
+ * how all of it is freed.
+ */
+
+#define pr_fmt(fmt) "iommu: liveupdate: " fmt
+
+#include <kunit/visibility.h>
+#include <linux/err.h>
+#include <linux/io.h>
+#include <linux/kexec_handover.h>
+#include <linux/kho/abi/block.h>
+#include <linux/kho/abi/iommu.h>
+#include <linux/kho_block.h>
+#include <linux/mm.h>
+#include <linux/pfn.h>
+#include <linux/printk.h>
+#include <linux/sched.h>
+#include <linux/string.h>
+#include <linux/xarray.h>
+
+#include "liveupdate.h"
+
+/**
+ * struct iommu_check - What is known of a table while it is checked
+ * @blocks:  frame numbers of the table's own pages, none of which may be a page table
+ * @domains: domains by their number
+ * @rids:    requester IDs by segment and ID
+ */
+struct iommu_check {
+	struct xarray blocks;
+	struct xarray domains;
+	struct xarray rids;
+};
+
+/* Report why the table isn't used. Called only once, for the first error. */
+static __printf(1, 2) int iommu_table_err(const char *fmt, ...)
+{
+	struct va_format vaf = { .fmt = fmt };
+	va_list args;
+
+	va_start(args, fmt);
+	vaf.va = &args;
+	pr_err("the previous kernel's table isn't used: %pV; its memory stays reserved\n",
+	       &vaf);
+	va_end(args);
+	return -EINVAL;
+}
+
+/* Call @fn for each record in a chain of blocks that iommu_check_chain() has checked. */
+static int iommu_walk_chain(u64 head, size_t size, int (*fn)(void *rec, void *data),
+			    void *data)
+{
+	const struct kho_block_header_ser *block;
+	void *rec;
+	int err;
+
+	for (u64 pa = head; pa; pa = block->next) {
+		cond_resched();
+		block = phys_to_virt(pa);
+		rec = (void *)(block + 1);
+		for (u64 i = 0; i < block->count; i++, rec += size) {
+			err = fn(rec, data);
+			if (err)
+				return err;
+		}
+	}
+
+	return 0;
+}
+
+/* No page may be in two chains, or twice in one. */
+static int iommu_check_block(struct iommu_check *check, u64 pa)
+{
+	int err = xa_insert(&check->blocks, PHYS_PFN(pa), xa_mk_value(0), GFP_KERNEL);
+
+	if (err == -EBUSY)
+		return iommu_table_err("the page at %#llx is used twice", pa);
+	return err;
+}
+
+static int iommu_check_chain(struct iommu_check *check, u64 head, size_t size)
+{
+	const struct kho_block_header_ser *block;
+	struct kho_block_set bs;
+	int err;
+
+	kho_block_set_init(&bs, size);
+	if (!kho_block_set_can_restore(&bs, head))
+		return iommu_table_err("a chain of blocks is broken");
+
+	for (u64 pa = head; pa; pa = block->next) {
+		block = phys_to_virt(pa);
+		err = iommu_check_block(check, pa);
+		if (err)
+			return err;
+	}
+
+	return 0;
+}
+
+static int iommu_check_domain(void *data, void *arg)
+{
+	struct iommu_domain_ser *rec = data;
+	struct iommu_check *check = arg;
+	int err;
+
+	if (!rec->id)
+		return 0;
+	if (rec->reserved)
+		return iommu_table_err("domain %u: impossible flags", rec->id);
+
+	err = xa_insert(&check->domains, rec->id, rec, GFP_KERNEL);
+	if (err == -EBUSY)
+		return iommu_table_err("two domains %u", rec->id);
+	if (err)
+		return err;
+
+	return iommu_check_chain(check, rec->pages, sizeof(struct iommu_page_ser));
+}
+
+/* What is checked of the pages of one domain */
+struct iommu_check_pages {
+	struct iommu_check *check;
+	const struct iommu_domain_ser *domain;
+	u64 nr_pages;
+	bool has_top;
+};
+
+static int iommu_check_page(void *data, void *arg)
+{
+	const struct iommu_page_ser *rec = data;
+	struct iommu_check_pages *pages = arg;
+
+	if (!kho_preserved_size(rec->phys) ||
+	    xa_load(&pages->check->blocks, PHYS_PFN(rec->phys)))
+		return iommu_table_err("domain %u: no page table at %#llx",
+				       pages->domain->id, rec->phys);
+
+	pages->nr_pages++;
+	if (rec->phys == pages->domain->top)
+		pages->has_top = true;
+	return 0;
+}
+
+/* After all chains: a page of any of them is no page table. */
+static int iommu_check_pages(struct iommu_check *check, const struct iommu_domain_ser *rec)
+{
+	struct iommu_check_pages pages = { .check = check, .domain = rec };
+	int err;
+
+	err = iommu_walk_chain(rec->pages, sizeof(struct iommu_page_ser),
+			       iommu_check_page, &pages);
+	if (err)
+		return err;
+	if (pages.nr_pages != rec->nr_pages)
+		return iommu_table_err("domain %u: %llu pages, not %llu", rec->id,
+				       pages.nr_pages, rec->nr_pages);
+	if (!pages.has_top)
+		return iommu_table_err("domain %u: its top table isn't among its pages",
+				       rec->id);
+
+	return 0;
+}
+
+static int iommu_check_rid(void *data, void *arg)
+{
+	struct iommu_rid_ser *rec = data;
+	struct iommu_check *check = arg;
+	unsigned long key = (unsigned long)rec->segment << 16 | rec->rid;
+	int err;
+
+	if (!rec->domain)
+		return 0;
+	if (!rec->refcount || rec->reserved || !rec->intel.unit ||
+	    !PAGE_ALIGNED(rec->intel.unit) || rec->intel.address_width > 7 ||
+	    memchr_inv(rec->intel.reserved, 0, sizeof(rec->intel.reserved)))
+		return iommu_table_err("requester ID %#x of segment %#x: impossible values",
+				       rec->rid, rec->segment);
+	if (!xa_load(&check->domains, rec->domain))
+		return iommu_table_err("requester ID %#x of segment %#x: no domain %u",
+				       rec->rid, rec->segment, rec->domain);
+
+	err = xa_insert(&check->rids, key, rec, GFP_KERNEL);
+	if (err == -EBUSY)
+		return iommu_table_err("two requester IDs %#x of segment %#x", rec->rid,
+				       rec->segment);
+	return err;
+}
+
+static int iommu_check_table(struct iommu_check *check, struct iommu_ser *ser)
+{
+	struct iommu_domain_ser *rec;
+	unsigned long id;
+	int err;
+
+	err = iommu_check_block(check, virt_to_phys(ser));
+	if (!err)
+		err = iommu_check_chain(check, ser->domains, sizeof(*rec));
+	if (!err)
+		err = iommu_check_chain(check, ser->rids, sizeof(struct iommu_rid_ser));
+	if (!err)
+		err = iommu_walk_chain(ser->domains, sizeof(*rec), iommu_check_domain,
+				       check);
+	if (err)
+		return err;
+
+	xa_for_each(&check->domains, id, rec) {
+		err = iommu_check_pages(check, rec);
+		if (err)
+			return err;
+	}
+
+	return iommu_walk_chain(ser->rids, sizeof(struct iommu_rid_ser), iommu_check_rid,
+				check);
+}
+
+/**
+ * iommu_incoming_load - Check the table of the previous kernel
+ * @pa: physical address of its &struct iommu_ser
+ *
+ * The memory of a table that fails a check stays reserved: a pointer in it may be wrong
+ * and lead to memory that something else uses.
+ *
+ * Context: may sleep.
+ * Return: the table; or NULL, after a message that says what is wrong with it.
+ */
+struct iommu_ser *iommu_incoming_load(u64 pa)
+{
+	struct iommu_check check;
+	struct iommu_ser *ser;
+	int err;
+
+	if (kho_preserved_size(pa) != PAGE_SIZE) {
+		iommu_table_err("no preserved memory at %#llx", pa);
+		return NULL;
+	}
+
+	ser = phys_to_virt(pa);
+	if (ser->version != IOMMU_SER_VERSION || ser->reserved) {
+		iommu_table_err("it has version %u, this kernel reads version %u",
+				ser->version, IOMMU_SER_VERSION);
+		return NULL;
+	}
+
+	xa_init(&check.blocks);
+	xa_init(&check.domains);
+	xa_init(&check.rids);
+	err = iommu_check_table(&check, ser);
+	xa_destroy(&check.rids);
+	xa_destroy(&check.domains);
+	xa_destroy(&check.blocks);
+	if (err == -ENOMEM)
+		iommu_table_err("out of memory");
+
+	return err ? NULL : ser;
+}
+EXPORT_SYMBOL_IF_KUNIT(iommu_incoming_load);
+
+static int iommu_free_page(void *data, void *arg)
+{
+	const struct iommu_page_ser *rec = data;
+
+	/* A damaged table may have a page twice */
+	if (kho_preserved_size(rec->phys))
+		folio_put(kho_restore_folio(rec->phys));
+	return 0;
+}
+
+static void iommu_free_chain(u64 head)
+{
+	u64 next;
+
+	for (u64 pa = head; pa; pa = next) {
+		struct kho_block_header_ser *block = phys_to_virt(pa);
+
+		next = block->next;
+		kho_restore_free(block);
+	}
+}
+
+static int iommu_free_domain(void *data, void *arg)
+{
+	const struct iommu_domain_ser *rec = data;
+
+	if (!rec->id)
+		return 0;
+
+	iommu_walk_chain(rec->pages, sizeof(struct iommu_page_ser), iommu_free_page,
+			 NULL);
+	iommu_free_chain(rec->pages);
+	return 0;
+}
+
+/**
+ * iommu_incoming_free - Free a table, and the page tables that it leads to
+ * @ser: what iommu_incoming_load() returned; no device uses any of the page tables
+ *
+ * Context: may sleep.
+ */
+void iommu_incoming_free(struct iommu_ser *ser)
+{
+	iommu_walk_chain(ser->domains, sizeof(struct iommu_domain_ser), iommu_free_domain,
+			 NULL);
+	iommu_free_chain(ser->domains);
+	iommu_free_chain(ser->rids);
+	kho_restore_free(ser);
+}
+EXPORT_SYMBOL_IF_KUNIT(iommu_incoming_free);

@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ *
+ * KUnit tests of the page tables that one kernel hands to the next: of what KHO says about
+ * preserved memory, and of tables that are damaged.
+ */
+
+#include <kunit/test.h>
+#include <linux/generic_pt/iommu.h>
+#include <linux/io.h>
+#include <linux/iommu.h>
+#include <linux/kexec_handover.h>
+#include <linux/kho/abi/block.h>
+#include <linux/kho/abi/iommu.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/prandom.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+
+#include "liveupdate.h"
+
+#undef MODULE_PARAM_PREFIX
+#define MODULE_PARAM_PREFIX "iommu_liveupdate_kunit."
+
+static unsigned int nr_tables = 1000;
+module_param_named(tables, nr_tables, uint, 0644);
+MODULE_PARM_DESC(tables, "Number of damaged tables to try");
+
+static unsigned int first_seed;
+module_param_named(seed, first_seed, uint, 0644);
+MODULE_PARM_DESC(seed, "Seed of the first of them; that of the next is one more");
+
+/* What KHO says in the old kernel */
+
+static void is_preserved(struct kunit *test)
+{
+	void *mem = kho_alloc_preserve(4 * PAGE_SIZE);
+	unsigned long before = kho_nr_unpreserved();
+	phys_addr_t phys;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, mem);
+	phys = virt_to_phys(mem);
+	KUNIT_EXPECT_TRUE(test, kho_is_preserved(phys, 4 * PAGE_SIZE));
+	KUNIT_EXPECT_TRUE(test, kho_is_preserved(phys + PAGE_SIZE, PAGE_SIZE));
+	KUNIT_EXPECT_TRUE(test, kho_is_preserved(phys + PAGE_SIZE + 1, 2 * PAGE_SIZE));
+	KUNIT_EXPECT_FALSE(test, kho_is_preserved(phys, 5 * PAGE_SIZE));
+	KUNIT_EXPECT_FALSE(test, kho_is_preserved(phys - 1, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, before, kho_nr_unpreserved());
+
+	kho_unpreserve_free(mem);
+	KUNIT_EXPECT_FALSE(test, kho_is_preserved(phys, PAGE_SIZE));
+	KUNIT_EXPECT_NE(test, before, kho_nr_unpreserved());
+}
+
+/* Pages that are preserved one by one make one piece of memory, whatever their sizes. */
+static void is_preserved_in_pieces(struct kunit *test)
+{
+	struct page *page = alloc_pages(GFP_KERNEL, 3);
+	phys_addr_t phys;
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	split_page(page, 3);
+	phys = page_to_phys(page);
+	KUNIT_EXPECT_EQ(test, 0, kho_preserve_pages(page, 2));
+	KUNIT_EXPECT_EQ(test, 0, kho_preserve_pages(page + 3, 5));
+	KUNIT_EXPECT_FALSE(test, kho_is_preserved(phys, 8 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0, kho_preserve_pages(page + 2, 1));
+	KUNIT_EXPECT_TRUE(test, kho_is_preserved(phys, 8 * PAGE_SIZE));
+
+	kho_unpreserve_pages(page + 3, 5);
+	KUNIT_EXPECT_TRUE(test, kho_is_preserved(phys, 3 * PAGE_SIZE));
+	KUNIT_EXPECT_FALSE(test, kho_is_preserved(phys, 4 * PAGE_SIZE));
+	kho_unpreserve_pages(page, 2);
+	kho_unpreserve_pages(page + 2, 1);
+	for (int i = 0; i < 8; i++)
+		__free_page(page + i);
+}
+
+/* Page tables */
+
+struct visited {
+	struct pt_iommu_visitor visitor;
+	unsigned int tables;
+	unsigned int leaves;
+	phys_addr_t phys;
+	size_t size;
+};
+
+static int visit_table(struct pt_iommu_visitor *visitor, void *table)
+{
+	struct visited *visited = container_of(visitor, struct visited, visitor);
+
+	visited->tables++;
+	return 0;
+}
+
+static int visit_leaf(struct pt_iommu_visitor *visitor, phys_addr_t paddr, size_t size)
+{
+	struct visited *visited = container_of(visitor, struct visited, visitor);
+
+	visited->leaves++;
+	visited->phys += paddr;
+	visited->size += size;
+	return visited->phys == SZ_1T ? -ECANCELED : 0;
+}
+
+static int map(struct pt_iommu *pt, dma_addr_t iova, phys_addr_t paddr, size_t size)
+{
+	size_t mapped = 0;
+
+	return pt->ops->map_range(pt, iova, paddr, size, IOMMU_READ | IOMMU_WRITE,
+				  GFP_KERNEL, &mapped);
+}
+
+/* Of three levels, with pages of two sizes */
+static void visit_page_tables(struct kunit *test)
+{
+	struct visited visited = {
+		.visitor = { .table = visit_table, .leaf = visit_leaf },
+	};
+	struct pt_iommu_vtdss_cfg cfg = {
+		.common = { .hw_max_vasz_lg2 = 39, .hw_max_oasz_lg2 = 52 },
+		.top_level = 2,
+	};
+	struct pt_iommu_vtdss *table;
+	struct pt_iommu *pt;
+
+	table = kunit_kzalloc(test, sizeof(*table), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, table);
+	table->iommu.nid = NUMA_NO_NODE;
+	KUNIT_ASSERT_EQ(test, 0, pt_iommu_vtdss_init(table, &cfg, GFP_KERNEL));
+	pt = &table->iommu;
+
+	KUNIT_EXPECT_EQ(test, 0, pt->ops->visit(pt, &visited.visitor));
+	KUNIT_EXPECT_EQ(test, 1, visited.tables);
+	KUNIT_EXPECT_EQ(test, 0, visited.leaves);
+
+	visited.tables = 0;
+	KUNIT_EXPECT_EQ(test, 0, map(pt, SZ_4K, SZ_1G, 2 * SZ_4K));
+	KUNIT_EXPECT_EQ(test, 0, map(pt, SZ_1G, SZ_2G, SZ_2M));
+	KUNIT_EXPECT_EQ(test, 0, pt->ops->visit(pt, &visited.visitor));
+	/* The top; one for each gigabyte; one for 4 KiB pages */
+	KUNIT_EXPECT_EQ(test, 4, visited.tables);
+	KUNIT_EXPECT_EQ(test, 3, visited.leaves);
+	KUNIT_EXPECT_EQ(test, 2ULL * SZ_1G + SZ_4K + SZ_2G, visited.phys);
+	KUNIT_EXPECT_EQ(test, SZ_4K + SZ_4K + SZ_2M, visited.size);
+
+	/* What a visitor returns ends the visit */
+	visited.phys = SZ_1T - SZ_1G;
+	visited.leaves = 0;
+	KUNIT_EXPECT_EQ(test, -ECANCELED, pt->ops->visit(pt, &visited.visitor));
+	KUNIT_EXPECT_EQ(test, 1, visited.leaves);
+	pt_iommu_deinit(pt);
+}
+
+/* The table in the new kernel: two domains with 3 and 2 page tables, three requester IDs */
+
+enum {
+	SER, DOMAINS, RIDS, PAGES_1, PAGES_2, TABLE_1, TABLE_2 = TABLE_1 + 3,
+	NR_PAGES = TABLE_2 + 2,
+};
+
+/* As kexec_handover.c has it in page->private, with order 0 */
+#define FAKE_KHO_MAGIC	0x4b484f50UL
+
+struct fake_table {
+	struct page *pages[NR_PAGES];
+};
+
+static void *fake_page(struct fake_table *table, int i)
+{
+	return page_address(table->pages[i]);
+}
+
+static u64 fake_pa(struct fake_table *table, int i)
+{
+	return page_to_phys(table->pages[i]);
+}
+
+static void *fake_rec(struct fake_table *table, int page, size_t size, int i)
+{
+	return fake_page(table, page) + sizeof(struct kho_block_header_ser) + i * size;
+}
+
+#define fake_domain(table, i)						\
+	((struct iommu_domain_ser *)fake_rec(table, DOMAINS,		\
+					     sizeof(struct iommu_domain_ser), i))
+#define fake_rid(table, i)						\
+	((struct iommu_rid_ser *)fake_rec(table, RIDS,			\
+					  sizeof(struct iommu_rid_ser), i))
+#define fake_table_page(table, page, i)					\
+	((struct iommu_page_ser *)fake_rec(table, page,			\
+					   sizeof(struct iommu_page_ser), i))
+
+static bool fake_is_preserved(struct page *page)
+{
+	return page_private(page) == FAKE_KHO_MAGIC << 32;
+}
+
+static unsigned int fake_nr_preserved(struct fake_table *table)
+{
+	unsigned int nr = 0;
+
+	for (int i = 0; i < NR_PAGES; i++)
+		nr += fake_is_preserved(table->pages[i]);
+	return nr;
+}
+
+/* Give back what wasn't. */
+static void fake_free(struct fake_table *table)
+{
+	for (int i = 0; i < NR_PAGES; i++) {
+		if (fake_is_preserved(table->pages[i]))
+			kho_restore_free(page_address(table->pages[i]));
+	}
+}
+
+static void fake_block(struct fake_table *table, int page, u64 count)
+{
+	struct kho_block_header_ser *block = fake_page(table, page);
+
+	block->count = count;
+}
+
+static void fake_fill_domain(struct fake_table *table, int i, int block, int first, int nr)
+{
+	*fake_domain(table, i) = (struct iommu_domain_ser){
+		.id = i + 1,
+		.top = fake_pa(table, first),
+		.pages = fake_pa(table, block),
+		.nr_pages = nr,
+	};
+	fake_block(table, block, nr);
+	for (int j = 0; j < nr; j++)
+		fake_table_page(table, block, j)->phys = fake_pa(table, first + j);
+}
+
+/* As the old kernel has left it; with a free slot in each block that may have one. */
+static void fake_fill(struct kunit *test, struct fake_table *table)
+{
+	for (int i = 0; i < NR_PAGES; i++) {
+		table->pages[i] = alloc_page(GFP_KERNEL | __GFP_ZERO);
+		KUNIT_ASSERT_NOT_NULL(test, table->pages[i]);
+		set_page_private(table->pages[i], FAKE_KHO_MAGIC << 32);
+		adjust_managed_page_count(table->pages[i], -1);
+	}
+
+	*(struct iommu_ser *)fake_page(table, SER) = (struct iommu_ser){
+		.version = IOMMU_SER_VERSION,
+		.domains = fake_pa(table, DOMAINS),
+		.rids = fake_pa(table, RIDS),
+	};
+	fake_block(table, DOMAINS, 3);
+	fake_fill_domain(table, 0, PAGES_1, TABLE_1, TABLE_2 - TABLE_1);
+	fake_fill_domain(table, 1, PAGES_2, TABLE_2, NR_PAGES - TABLE_2);
+
+	fake_block(table, RIDS, 4);
+	for (int i = 0; i < 3; i++) {
+		*fake_rid(table, i) = (struct iommu_rid_ser){
+			.domain = i ? 2 : 1,
+			.refcount = 1,
+			.rid = 0x100 + i,
+			.intel = { .unit = 0xfed90000, .domain_id = 5 + !!i, .address_width = 2 },
+		};
+	}
+}
+
+static struct iommu_ser *fake_load(struct fake_table *table)
+{
+	return iommu_incoming_load(fake_pa(table, SER));
+}
+
+static void load_and_free(struct kunit *test)
+{
+	struct fake_table table;
+	struct iommu_ser *ser;
+
+	fake_fill(test, &table);
+	ser = fake_load(&table);
+	KUNIT_ASSERT_PTR_EQ(test, ser, fake_page(&table, SER));
+	KUNIT_EXPECT_EQ(test, NR_PAGES, fake_nr_preserved(&table));
+	iommu_incoming_free(ser);
+	KUNIT_EXPECT_EQ(test, 0, fake_nr_preserved(&table));
+}
+
+/* A table without devices, as after a session that was closed */
+static void load_empty(struct kunit *test)
+{
+	struct fake_table table;
+	struct iommu_ser *ser;
+
+	fake_fill(test, &table);
+	ser = fake_page(&table, SER);
+	ser->domains = 0;
+	ser->rids = 0;
+	KUNIT_ASSERT_PTR_EQ(test, ser, fake_load(&table));
+	iommu_incoming_free(ser);
+	KUNIT_EXPECT_EQ(test, NR_PAGES - 1, fake_nr_preserved(&table));
+	fake_free(&table);
+}
+
+static void damage_version(struct fake_table *table)
+{
+	((struct iommu_ser *)fake_page(table, SER))->version++;
+}
+
+static void damage_chain(struct fake_table *table)
+{
+	((struct iommu_ser *)fake_page(table, SER))->domains += 8;
+}
+
+static void damage_loop(struct fake_table *table)
+{
+	((struct kho_block_header_ser *)fake_page(table, RIDS))->next = fake_pa(table, RIDS);
+}
+
+static void damage_shared_chain(struct fake_table *table)
+{
+	fake_domain(table, 1)->pages = fake_domain(table, 0)->pages;
+	fake_domain(table, 1)->nr_pages = fake_domain(table, 0)->nr_pages;
+	fake_domain(table, 1)->top = fake_domain(table, 0)->top;
+}
+
+static void damage_same_domain(struct fake_table *table)
+{
+	fake_domain(table, 1)->id = 1;
+}
+
+static void damage_page(struct fake_table *table)
+{
+	fake_table_page(table, PAGES_1, 1)->phys += SZ_4K * 3 / 4;
+}
+
+static void damage_page_is_block(struct fake_table *table)
+{
+	fake_table_page(table, PAGES_1, 1)->phys = fake_pa(table, PAGES_2);
+}
+
+static void damage_page_is_head(struct fake_table *table)
+{
+	fake_table_page(table, PAGES_1, 1)->phys = fake_pa(table, SER);
+}
+
+static void damage_nr_pages(struct fake_table *table)
+{
+	fake_domain(table, 0)->nr_pages--;
+}
+
+static void damage_top(struct fake_table *table)
+{
+	fake_domain(table, 0)->top = fake_domain(table, 1)->top;
+}
+
+static void damage_same_rid(struct fake_table *table)
+{
+	fake_rid(table, 2)->rid = fake_rid(table, 1)->rid;
+}
+
+static void damage_rid_domain(struct fake_table *table)
+{
+	fake_rid(table, 2)->domain = 3;
+}
+
+static void damage_rid_refcount(struct fake_table *table)
+{
+	fake_rid(table, 2)->refcount = 0;
+}
+
+static void damage_unit(struct fake_table *table)
+{
+	fake_rid(table, 2)->intel.unit++;
+}
+
+static void damage_width(struct fake_table *table)
+{
+	fake_rid(table, 2)->intel.address_width = 8;
+}
+
+static void (*const damages[])(struct fake_table *table) = {
+	damage_version, damage_chain, damage_loop, damage_shared_chain,
+	damage_same_domain, damage_page, damage_page_is_block, damage_page_is_head,
+	damage_nr_pages, damage_top, damage_same_rid, damage_rid_domain,
+	damage_rid_refcount, damage_unit, damage_width,
+};
+
+/* Each is refused, and nothing is given away. */
+static void load_damaged(struct kunit *test)
+{
+	struct fake_table table;
+
+	for (int i = 0; i < ARRAY_SIZE(damages); i++) {
+		fake_fill(test, &table);
+		damages[i](&table);
+		KUNIT_EXPECT_NULL_MSG(test, fake_load(&table), "%ps", damages[i]);
+		KUNIT_EXPECT_EQ(test, NR_PAGES, fake_nr_preserved(&table));
+		fake_free(&table);
+	}
+}
+
+/* Write something that is likely to mean something, or anything, to where it may matter. */
+static void fake_damage(struct rnd_state *rnd, struct fake_table *table)
+{
+	const u64 values[] = {
+		0, 1, 2, 3, U64_MAX, prandom_u32_state(rnd),
+		fake_pa(table, prandom_u32_state(rnd) % NR_PAGES),
+		fake_pa(table, prandom_u32_state(rnd) % NR_PAGES) + 8,
+	};
+	void *page = fake_page(table, prandom_u32_state(rnd) % TABLE_1);
+	u64 value = values[prandom_u32_state(rnd) % ARRAY_SIZE(values)];
+	unsigned int size = 1 << prandom_u32_state(rnd) % 4;
+
+	memcpy(page + prandom_u32_state(rnd) % (144 / size) * size, &value, size);
+}
+
+static void load_random(struct kunit *test)
+{
+	unsigned int nr_good = 0;
+
+	for (unsigned int i = 0; i < nr_tables; i++) {
+		struct fake_table table;
+		struct iommu_ser *ser;
+		struct rnd_state rnd;
+
+		prandom_seed_state(&rnd, first_seed + i);
+		fake_fill(test, &table);
+		for (int j = prandom_u32_state(&rnd) % 4; j >= 0; j--)
+			fake_damage(&rnd, &table);
+
+		ser = fake_load(&table);
+		if (ser) {
+			nr_good++;
+			iommu_incoming_free(ser);
+			KUNIT_EXPECT_FALSE_MSG(test, fake_is_preserved(table.pages[SER]),
+					       "seed %u", first_seed + i);
+		} else {
+			KUNIT_EXPECT_EQ_MSG(test, NR_PAGES, fake_nr_preserved(&table),
+					    "seed %u", first_seed + i);
+		}
+		fake_free(&table);
+		cond_resched();
+	}
+
+	kunit_info(test, "tables tried: %u, %u of them consistent", nr_tables, nr_good);
+}
+
+static struct kunit_case iommu_liveupdate_cases[] = {
+	KUNIT_CASE(is_preserved),
+	KUNIT_CASE(is_preserved_in_pieces),
+	KUNIT_CASE(visit_page_tables),
+	KUNIT_CASE(load_and_free),
+	KUNIT_CASE(load_empty),
+	KUNIT_CASE(load_damaged),
+	KUNIT_CASE(load_random),
+	{}
+};
+
+static struct kunit_suite iommu_liveupdate_suite = {
+	.name = "iommu_liveupdate",
+	.test_cases = iommu_liveupdate_cases,
+};
+
+kunit_test_suite(iommu_liveupdate_suite);

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ */
+
+#ifndef _LINUX_KHO_ABI_IOMMU_H
+#define _LINUX_KHO_ABI_IOMMU_H
+
+#include <linux/build_bug.h>
+#include <linux/types.h>
+
+/**
+ * DOC: IOMMU Live Update ABI
+ *
+ * The IOMMU core hands the translation of preserved devices to the next kernel as
+ * File-Lifecycle-Bound data of the Live Update Orchestrator, under the name
+ * %IOMMU_LIVEUPDATE_COMPATIBLE. The table is one &struct iommu_ser, which points to two
+ * chains of KHO blocks (&struct kho_block_header_ser): one &struct iommu_domain_ser for
+ * each set of page tables, and one &struct iommu_rid_ser for each requester ID. A domain
+ * has a chain of its own, with one &struct iommu_page_ser for each page of its page
+ * tables. The tables themselves are in the format of the hardware.
+ *
+ * This interface is a contract. Any change to the layout or to the meaning of a field
+ * requires a new %IOMMU_SER_VERSION. The compatible string and the offset of
+ * &iommu_ser.version never change. A kernel reads only its own version.
+ *
+ * What is the same for all IOMMUs is in the structures named iommu_*_ser. What only one
+ * driver can read is in a structure named after the driver.
+ */
+
+/** IOMMU_LIVEUPDATE_COMPATIBLE - Name of the table. Never changes. */
+#define IOMMU_LIVEUPDATE_COMPATIBLE	"iommu"
+
+/** IOMMU_SER_VERSION - Version of the layout of the table. */
+#define IOMMU_SER_VERSION		1
+
+/**
+ * struct iommu_ser - Head of the table.
+ * @version:  %IOMMU_SER_VERSION of the kernel that wrote the table. At offset 0 in every
+ *            version.
+ * @reserved: Zero.
+ * @domains:  Physical address of the first block of domains; 0 if there is none.
+ * @rids:     Physical address of the first block of requester IDs; 0 if there is none.
+ */
+struct iommu_ser {
+	u32 version;
+	u32 reserved;
+	u64 domains;
+	u64 rids;
+} __packed;
+
+static_assert(sizeof(struct iommu_ser) == 24);
+
+/**
+ * struct iommu_domain_ser - Page tables that one or more devices use.
+ * @id:       Number of the domain in this table. 0 marks a free slot, whose other fields
+ *            mean nothing.
+ * @reserved: Zero.
+ * @top:      Physical address of the top page table, which also has a record in @pages.
+ * @pages:    Physical address of the first block of pages.
+ * @nr_pages: Number of records in @pages.
+ */
+struct iommu_domain_ser {
+	u32 id;
+	u32 reserved;
+	u64 top;
+	u64 pages;
+	u64 nr_pages;
+} __packed;
+
+static_assert(sizeof(struct iommu_domain_ser) == 32);
+
+/**
+ * struct iommu_page_ser - Memory of a page table, as one preserved folio.
+ * @phys: Physical address.
+ */
+struct iommu_page_ser {
+	u64 phys;
+} __packed;
+
+static_assert(sizeof(struct iommu_page_ser) == 8);
+
+/**
+ * struct intel_iommu_rid_ser - How a VT-d unit translates a requester ID.
+ * @unit:          Physical address of the unit's registers.
+ * @domain_id:     Domain ID that the unit's caches use; one domain has one on each unit.
+ * @address_width: Address Width of the context entry.
+ * @reserved:      Zero.
+ *
+ * The unit is in legacy mode, and @domain_id belongs to a second stage.
+ */
+struct intel_iommu_rid_ser {
+	u64 unit;
+	u16 domain_id;
+	u8 address_width;
+	u8 reserved[5];
+} __packed;
+
+static_assert(sizeof(struct intel_iommu_rid_ser) == 16);
+
+/**
+ * struct iommu_rid_ser - A requester ID that preserved devices use for DMA.
+ * @domain:   &iommu_domain_ser.id of the domain; 0 marks a free slot, whose other fields
+ *            mean nothing.
+ * @refcount: Number of preserved devices that use the requester ID: more than one behind
+ *            a conventional bridge.
+ * @segment:  PCI segment group.
+ * @rid:      Bus, device and function, as in PCI_DEVID().
+ * @reserved: Zero.
+ * @intel:    For the driver of VT-d, the only one in this version.
+ */
+struct iommu_rid_ser {
+	u32 domain;
+	u32 refcount;
+	u32 segment;
+	u16 rid;
+	u16 reserved;
+	struct intel_iommu_rid_ser intel;
+} __packed;
+
+static_assert(sizeof(struct iommu_rid_ser) == 32);
+
+#endif /* _LINUX_KHO_ABI_IOMMU_H */
