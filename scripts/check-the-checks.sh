@@ -144,16 +144,37 @@ breakage "virtual registers are lost" $vfio \
 	waiting "has interrupt line"
 breakage "DMA goes on without translation" $vfio \
 	"$(within vfio_pci_pause_dma 's/pci_clear_master\(pdev\);//')" \
-	switch_one_nic_iommu "gave up waiting for the last packet"
+	second_stage "gave up waiting for the last packet"
 breakage "enumeration looks once more" drivers/pci/probe.c \
 	"$(within pci_setup_device 's/pci_liveupdate_setup_device\(dev\);/& { u16 w; pci_read_config_word(dev, PCI_STATUS, \&w); }/')" \
 	like_plain "without us"
 breakage "a domain is attached before it is populated" drivers/iommu/iommufd/hw_pagetable.c \
 	's/immediate_attach && !ops->domain_alloc_paging_flags/immediate_attach/' \
-	root_port_iommu "it was attached before its pages were mapped"
+	second_stage "it was attached before its pages were mapped"
 breakage "a domain is replaced with a gap" drivers/iommu/intel/iommu.c \
-	"$(within domain_can_replace 's/return info->domain/return false/')" \
+	"$(within domain_can_replace 's/!info->domain \|\|/true ||/')" \
 	replace "it had no entry"
+breakage "an IOMMU is turned off" drivers/iommu/intel/iommu.c \
+	"$(within intel_iommu_shutdown 's/!intel_liveupdate_hand_over\(iommu\)/true/')" \
+	root_port_iommu "it had"
+breakage "a running device gets a default domain" drivers/iommu/intel/iommu.c \
+	"$(within intel_iommu_is_attach_deferred 's/intel_liveupdate_is_kept\(dev\)/false/')" \
+	root_port_iommu "it had"
+breakage "another root table is trusted" drivers/iommu/intel/liveupdate.c \
+	"$(within intel_rid_check 's/!= rec->intel.root/== 1/')" \
+	not_adopted_root "0 lines with 'DMAR: liveupdate"
+breakage "page tables are not freed" drivers/iommu/liveupdate_incoming.c \
+	"$(within iommu_free_page 's/folio_put\(.*\);/;/')" \
+	memory_iommu "of the table isn't free"
+breakage "a device may reach any memory" drivers/iommu/liveupdate.c \
+	"$(within iommu_check_leaf 's/kho_is_preserved\(paddr, size\)/true/')" \
+	fixed "preserve"
+breakage "memory is checked once" drivers/iommu/liveupdate.c \
+	"$(within iommu_outgoing_walk 's/if \(!err\)/if (true)/')" \
+	fixed "still without memory"
+breakage "an address space that is handed over changes" drivers/iommu/iommufd/io_pagetable.c \
+	's/if \(iopt->nr_preserved\)/if (false)/' \
+	fixed "map"
 
 echo "1..$n"
 exit $failed

@@ -42,7 +42,7 @@ def run(directory, config):
         vm.wait("VMM: done", 30)
         vm.wait_off(30 * guest.slow)
 
-    vm = guest.machine(directory, "")
+    vm = guest.machine(directory, vmtest.IOMMU, devices=["intel-iommu", *vmtest.SWITCH])
     return vm, vm.play(drive)
 
 
@@ -107,6 +107,7 @@ class Result:
         if self.kexec:
             self.judge_packets()
             self.judge_functions()
+            self.judge_translation()
         if self.held:
             self.judge_device()
         self.problems += self.vm.complaints()[:5]
@@ -126,6 +127,27 @@ class Result:
         if not self.other.lost():
             self.problems.append(f"{self.other.bdf} wasn't preserved and lost nothing: "
                                  "this run proves nothing")
+
+    def untranslated(self):
+        """Of the NIC that is preserved: what its IOMMU had for it, when it wasn't its memory."""
+        watcher = self.vm.translations.get(self.kept.bdf)
+        if not watcher or not self.time("finished"):
+            return ["nobody looked"]
+        return [state for state, _, _ in watcher.spans(self.time("preserved"),
+                                                       self.time("finished"))
+                if state != "its page"]
+
+    def refused(self):
+        """DMA that the IOMMU has refused."""
+        with open(self.vm.trace, errors="replace") as file:
+            return sum("vtd_dmar_fault" in line for line in file)
+
+    def judge_translation(self):
+        if self.untranslated():
+            self.problems.append(f"the IOMMU had for {self.kept.bdf}: "
+                                 + ", ".join(self.untranslated()))
+        if self.refused():
+            self.problems.append(f"the IOMMU has refused DMA {self.refused()} times")
 
     def judge_packets(self):
         kept = self.kept
@@ -232,12 +254,12 @@ def table(result):
 
 def report(result, config):
     vm = result.vm
-    lines = ["A NIC receives while its kernel is replaced",
-             f"Linux {version(vm)} ({config}), QEMU without hardware acceleration", ""]
+    lines = ["A NIC behind an IOMMU receives while its kernel is replaced",
+             f"Linux {version(vm)} ({config}), VT-d, QEMU without hardware acceleration", ""]
     if result.kexec:
         lines += table(result)
     lines += [f"{len(vm.bad_lines())} warnings in {len(vm.lines)} lines "
-              f"from {vm.kernels} kernels", ""]
+              f"from {vm.kernels} kernels, {result.refused()} requests that the IOMMU refused", ""]
     if result.problems:
         lines += ["FAIL"] + [f"  {problem}" for problem in result.problems]
     else:

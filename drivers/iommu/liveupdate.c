@@ -21,9 +21,14 @@
  *   Makes sure that what the tables map is still preserved. Goes through the tables again
  *   only if something was unpreserved since they were checked.
  *
+ * the next kernel
+ *   The IOMMU's driver reads the table before it touches an IOMMU, and leaves the devices
+ *   in it alone: they go on with the tables of the previous kernel until they are attached
+ *   to a new domain.
+ *
  * finish
- *   When the last file is finished, the pages of all tables are freed. Until a driver
- *   keeps a device's translation during the kexec, no device uses them.
+ *   When the last file is finished, the driver lets go of the tables, and all their pages
+ *   are freed. A device that wasn't attached to a new domain can't do DMA any more.
  *
  * Files that can be preserved use the table by way of iommu_liveupdate_register_flb().
  */
@@ -73,8 +78,8 @@ struct iommu_outgoing_domain {
 };
 
 /*
- * Protects the tables below. Taken with the locks of LUO and of the FLB held; KHO's
- * locks are taken with it held.
+ * Protects the tables below. Taken with the lock of LUO's session held, and in the FLB's
+ * callbacks with that of the FLB; KHO's locks are taken with it held.
  */
 static DEFINE_MUTEX(iommu_liveupdate_mutex);
 
@@ -84,10 +89,18 @@ static struct kho_block_set iommu_outgoing_domain_recs =
 	KHO_BLOCK_SET_INIT(iommu_outgoing_domain_recs, sizeof(struct iommu_domain_ser));
 static struct kho_block_set iommu_outgoing_rids =
 	KHO_BLOCK_SET_INIT(iommu_outgoing_rids, sizeof(struct iommu_rid_ser));
+static struct kho_block_set iommu_outgoing_pages =
+	KHO_BLOCK_SET_INIT(iommu_outgoing_pages, sizeof(struct iommu_page_ser));
+static u64 iommu_outgoing_nr_pages;
+static u32 iommu_outgoing_id;
 static LIST_HEAD(iommu_outgoing_domains);
 
 /* The incoming table; NULL if there is none, or if it isn't used because it is damaged */
 static struct iommu_ser *iommu_incoming;
+/* What a driver does before the incoming table is freed */
+static void (*iommu_incoming_release)(void);
+
+static struct liveupdate_flb iommu_liveupdate_flb;
 
 /* Outgoing: records */
 
@@ -178,13 +191,15 @@ static int iommu_outgoing_walk(struct device *dev, struct iommu_outgoing_domain 
 		.out = out,
 		.stray = PHYS_ADDR_MAX,
 	};
+	unsigned long now = kho_nr_unpreserved();
 	int err;
 
 	if (!pt)
 		return -EOPNOTSUPP;
 
-	out->checked = kho_nr_unpreserved();
 	err = pt->ops->visit(pt, &keep.visitor);
+	if (!err)
+		out->checked = now;
 	if (keep.stray != PHYS_ADDR_MAX)
 		dev_warn(dev, "its address space maps memory at %pa, which isn't preserved; preserve all its memory before the device, and keep it preserved\n",
 			 &keep.stray);
@@ -239,8 +254,8 @@ static u32 iommu_outgoing_new_id(void)
 	return id + 1;
 }
 
-static struct iommu_outgoing_domain *iommu_outgoing_get(struct device *dev,
-							struct iommu_domain *domain)
+/* If @domain is new, its page tables have yet to be walked. */
+static struct iommu_outgoing_domain *iommu_outgoing_get(struct iommu_domain *domain)
 {
 	struct iommu_outgoing_domain *out = iommu_outgoing_find(domain);
 	int err;
@@ -267,15 +282,151 @@ static struct iommu_outgoing_domain *iommu_outgoing_get(struct device *dev,
 	out->rec->id = iommu_outgoing_new_id();
 	kho_block_set_init(&out->pages, sizeof(struct iommu_page_ser));
 	list_add(&out->node, &iommu_outgoing_domains);
+	return out;
+}
+
+static int iommu_outgoing_keep(struct device *dev, struct iommu_outgoing_domain *out)
+{
+	int err;
+
+	if (out->rec->nr_pages)
+		return 0;
 
 	err = iommu_outgoing_walk(dev, out, iommu_keep_table);
-	if (err) {
-		iommu_outgoing_free(out);
+	if (!err)
+		out->rec->pages = kho_block_set_head_pa(&out->pages);
+	return err;
+}
+
+/* Outgoing: what IOMMU drivers call */
+
+/**
+ * iommu_liveupdate_alloc_page - Allocate a page that IOMMUs use between the kernels
+ *
+ * The page is freed with the table: in this kernel when nothing is preserved any more, in
+ * the next one at the last finish.
+ *
+ * Context: called from &iommu_ops.liveupdate_rid. May sleep.
+ * Return: a page of zeros; or an ERR_PTR: -ENOMEM, -ENOSPC.
+ */
+void *iommu_liveupdate_alloc_page(void)
+{
+	struct iommu_page_ser *rec;
+	void *page;
+	int err;
+
+	lockdep_assert_held(&iommu_liveupdate_mutex);
+
+	err = kho_block_set_grow(&iommu_outgoing_pages, iommu_outgoing_nr_pages + 1);
+	if (err)
 		return ERR_PTR(err);
+
+	page = kho_alloc_preserve(PAGE_SIZE);
+	if (IS_ERR(page)) {
+		kho_block_set_shrink(&iommu_outgoing_pages, iommu_outgoing_nr_pages);
+		return page;
 	}
 
-	out->rec->pages = kho_block_set_head_pa(&out->pages);
-	return out;
+	rec = iommu_block_append(&iommu_outgoing_pages);
+	rec->phys = virt_to_phys(page);
+	iommu_outgoing_nr_pages++;
+	iommu_outgoing->pages = kho_block_set_head_pa(&iommu_outgoing_pages);
+	return page;
+}
+
+static void iommu_outgoing_free_pages(void)
+{
+	struct iommu_page_ser *rec;
+	struct kho_block_set_it it;
+
+	kho_block_set_it_init(&it, &iommu_outgoing_pages);
+	while ((rec = kho_block_set_it_read_entry(&it)))
+		kho_unpreserve_free(phys_to_virt(rec->phys));
+	kho_block_set_destroy(&iommu_outgoing_pages);
+	iommu_outgoing_nr_pages = 0;
+}
+
+/**
+ * iommu_liveupdate_table_id - Tell one outgoing table from another
+ *
+ * Context: called from &iommu_ops.liveupdate_rid, or at shutdown on the last CPU.
+ * Return: a number that no earlier table had; 0 if there is no outgoing table.
+ */
+u32 iommu_liveupdate_table_id(void)
+{
+	return iommu_outgoing ? iommu_outgoing_id : 0;
+}
+
+/**
+ * iommu_liveupdate_walk_rids - Call a function for each requester ID that is handed over
+ * @fn:   the function, which may change the driver's part of @rec
+ * @data: for @fn
+ *
+ * Context: shutdown, on the last CPU. Takes no lock.
+ */
+void iommu_liveupdate_walk_rids(void (*fn)(struct iommu_rid_ser *rec,
+					   const struct iommu_domain_ser *domain,
+					   void *data),
+				void *data)
+{
+	struct iommu_outgoing_domain *out;
+	struct kho_block_set_it it;
+	struct iommu_rid_ser *rec;
+
+	kho_block_set_it_init(&it, &iommu_outgoing_rids);
+	while ((rec = kho_block_set_it_read_entry(&it))) {
+		list_for_each_entry(out, &iommu_outgoing_domains, node) {
+			if (out->rec->id == rec->domain)
+				fn(rec, out->rec, data);
+		}
+	}
+}
+
+/* Incoming: what IOMMU drivers call */
+
+/**
+ * iommu_liveupdate_walk_incoming - Call a function for each requester ID of the table
+ * @fn:   the function; if it doesn't return 0, it isn't called again
+ * @data: for @fn
+ *
+ * Context: boot. May sleep.
+ * Return: 0; -ENOENT if there is no incoming table, or it isn't used; or what @fn
+ * returned.
+ */
+int iommu_liveupdate_walk_incoming(int (*fn)(const struct iommu_rid_ser *rec,
+					     const struct iommu_domain_ser *domain,
+					     void *data),
+				   void *data)
+{
+	int err = -ENOENT;
+	void *obj;
+
+	if (liveupdate_flb_get_incoming(&iommu_liveupdate_flb, &obj))
+		return -ENOENT;
+
+	scoped_guard(mutex, &iommu_liveupdate_mutex) {
+		if (iommu_incoming)
+			err = iommu_incoming_walk_rids(iommu_incoming, fn, data);
+	}
+
+	liveupdate_flb_put_incoming(&iommu_liveupdate_flb);
+	return err;
+}
+
+/**
+ * iommu_liveupdate_set_release - Ask to be called before the incoming table is freed
+ * @release: what to call at the last finish; it makes sure that no device uses the page
+ *           tables of the previous kernel. May sleep.
+ *
+ * Without that the table is never freed: IOMMUs that nobody knows of may use it.
+ *
+ * Context: called after iommu_liveupdate_walk_incoming(), at boot.
+ */
+void iommu_liveupdate_set_release(void (*release)(void))
+{
+	guard(mutex)(&iommu_liveupdate_mutex);
+
+	iommu_incoming_release = release;
 }
 
 /* Outgoing: requester IDs */
@@ -348,6 +499,34 @@ static int iommu_rid_put(struct pci_dev *pdev, u16 rid, void *data)
 	return 0;
 }
 
+/*
+ * The driver comes first: whatever it can't hand over needs no memory that is preserved,
+ * as its DMA is paused.
+ */
+static int iommu_outgoing_preserve(struct device *dev, struct iommu_domain *domain)
+{
+	struct iommu_rids rids = { .dev = dev, .domain = domain };
+	struct iommu_outgoing_domain *out;
+	int err;
+
+	guard(mutex)(&iommu_liveupdate_mutex);
+
+	out = iommu_outgoing_get(domain);
+	if (IS_ERR(out))
+		return PTR_ERR(out);
+
+	rids.id = out->rec->id;
+	err = pci_for_each_dma_alias(to_pci_dev(dev), iommu_rid_get, &rids);
+	if (!err)
+		err = iommu_outgoing_keep(dev, out);
+	if (err) {
+		pci_for_each_dma_alias(to_pci_dev(dev), iommu_rid_put, &rids);
+		iommu_outgoing_put(out);
+	}
+
+	return err;
+}
+
 /* The life of the tables */
 
 static int iommu_flb_preserve(struct liveupdate_flb_op_args *args)
@@ -359,8 +538,10 @@ static int iommu_flb_preserve(struct liveupdate_flb_op_args *args)
 
 	*ser = (struct iommu_ser){ .version = IOMMU_SER_VERSION };
 
-	scoped_guard(mutex, &iommu_liveupdate_mutex)
+	scoped_guard(mutex, &iommu_liveupdate_mutex) {
 		iommu_outgoing = ser;
+		iommu_outgoing_id++;
+	}
 
 	args->data = virt_to_phys(ser);
 	args->obj = ser;
@@ -372,6 +553,7 @@ static void iommu_flb_unpreserve(struct liveupdate_flb_op_args *args)
 {
 	guard(mutex)(&iommu_liveupdate_mutex);
 
+	iommu_outgoing_free_pages();
 	kho_block_set_destroy(&iommu_outgoing_rids);
 	kho_block_set_destroy(&iommu_outgoing_domain_recs);
 	kho_unpreserve_free(iommu_outgoing);
@@ -388,13 +570,26 @@ static int iommu_flb_retrieve(struct liveupdate_flb_op_args *args)
 	return 0;
 }
 
+static int iommu_has_rid(const struct iommu_rid_ser *rec,
+			 const struct iommu_domain_ser *domain, void *data)
+{
+	pr_warn("no driver has taken the previous kernel's IOMMUs over, which may still use their tables: the memory of these stays reserved\n");
+	return 1;
+}
+
 static void iommu_flb_finish(struct liveupdate_flb_op_args *args)
 {
 	guard(mutex)(&iommu_liveupdate_mutex);
 
+	if (iommu_incoming_release)
+		iommu_incoming_release();
+	else if (iommu_incoming && iommu_incoming_walk_rids(iommu_incoming, iommu_has_rid, NULL))
+		iommu_incoming = NULL;
+
 	if (iommu_incoming)
 		iommu_incoming_free(iommu_incoming);
 	iommu_incoming = NULL;
+	iommu_incoming_release = NULL;
 }
 
 static const struct liveupdate_flb_ops iommu_liveupdate_flb_ops = {
@@ -456,38 +651,21 @@ EXPORT_SYMBOL_GPL(iommu_liveupdate_unregister_flb);
  *   kind of @domain doesn't support this
  * * -EINVAL: @domain maps memory that isn't preserved; a warning says which
  * * -EBUSY: a requester ID of @dev is preserved with another domain
- * * -ENOENT: there is no outgoing table, as the caller isn't .preserve
+ * * -ENODATA: there is no outgoing table, as the caller isn't .preserve
  * * -ENOMEM, -ENOSPC: the table can't grow
  */
 int iommu_liveupdate_preserve(struct device *dev, struct iommu_domain *domain)
 {
-	struct iommu_rids rids = { .dev = dev, .domain = domain };
-	struct iommu_outgoing_domain *out;
 	void *obj;
 	int err;
 
 	if (!dev_is_pci(dev) || !dev_iommu_ops(dev)->liveupdate_rid)
 		return -EOPNOTSUPP;
 
-	err = liveupdate_flb_get_outgoing(&iommu_liveupdate_flb, &obj);
-	if (err)
-		return err;
+	if (liveupdate_flb_get_outgoing(&iommu_liveupdate_flb, &obj))
+		return -ENODATA;
 
-	scoped_guard(mutex, &iommu_liveupdate_mutex) {
-		out = iommu_outgoing_get(dev, domain);
-		if (IS_ERR(out)) {
-			err = PTR_ERR(out);
-			break;
-		}
-
-		rids.id = out->rec->id;
-		err = pci_for_each_dma_alias(to_pci_dev(dev), iommu_rid_get, &rids);
-		if (err) {
-			pci_for_each_dma_alias(to_pci_dev(dev), iommu_rid_put, &rids);
-			iommu_outgoing_put(out);
-		}
-	}
-
+	err = iommu_outgoing_preserve(dev, domain);
 	liveupdate_flb_put_outgoing(&iommu_liveupdate_flb);
 	return err;
 }
@@ -511,6 +689,23 @@ void iommu_liveupdate_unpreserve(struct device *dev, struct iommu_domain *domain
 	iommu_outgoing_put(iommu_outgoing_find(domain));
 }
 EXPORT_SYMBOL_GPL(iommu_liveupdate_unpreserve);
+
+/**
+ * iommu_liveupdate_drop - Cut a device off from the page tables of the previous kernel
+ * @dev: device that isn't waited for any more. Nothing happens if it is attached to a
+ *       domain of this kernel.
+ *
+ * Context: called by the PCI core when a device is finished, given up or removed. May
+ * sleep.
+ */
+void iommu_liveupdate_drop(struct device *dev)
+{
+	/* A device that no IOMMU driver has probed has nothing to be cut off from */
+	if (!dev->iommu || !dev->iommu->iommu_dev)
+		return;
+	if (dev_iommu_ops(dev)->liveupdate_drop)
+		dev_iommu_ops(dev)->liveupdate_drop(dev);
+}
 
 /**
  * iommu_liveupdate_freeze - Check that all that a device can reach is still preserved

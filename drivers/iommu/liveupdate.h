@@ -8,9 +8,30 @@
 
 #include <linux/types.h>
 
+struct iommu_domain_ser;
+struct iommu_rid_ser;
 struct iommu_ser;
+
+/* What drivers call in the old kernel */
+void *iommu_liveupdate_alloc_page(void);
+u32 iommu_liveupdate_table_id(void);
+void iommu_liveupdate_walk_rids(void (*fn)(struct iommu_rid_ser *rec,
+					   const struct iommu_domain_ser *domain,
+					   void *data),
+				void *data);
+
+/* What drivers call in the next kernel */
+int iommu_liveupdate_walk_incoming(int (*fn)(const struct iommu_rid_ser *rec,
+					     const struct iommu_domain_ser *domain,
+					     void *data),
+				   void *data);
+void iommu_liveupdate_set_release(void (*release)(void));
 
 struct iommu_ser *iommu_incoming_load(u64 pa);
 void iommu_incoming_free(struct iommu_ser *ser);
+int iommu_incoming_walk_rids(struct iommu_ser *ser,
+			     int (*fn)(const struct iommu_rid_ser *rec,
+				       const struct iommu_domain_ser *domain, void *data),
+			     void *data);
 
 #endif /* __IOMMU_LIVEUPDATE_H */

@@ -19,7 +19,6 @@
 #include <linux/pfn.h>
 #include <linux/printk.h>
 #include <linux/sched.h>
-#include <linux/string.h>
 #include <linux/xarray.h>
 
 #include "liveupdate.h"
@@ -135,7 +134,7 @@ static int iommu_check_page(void *data, void *arg)
 	const struct iommu_page_ser *rec = data;
 	struct iommu_check_pages *pages = arg;
 
-	if (!kho_preserved_size(rec->phys) ||
+	if (kho_preserved_size(rec->phys) != PAGE_SIZE ||
 	    xa_load(&pages->check->blocks, PHYS_PFN(rec->phys)))
 		return iommu_table_err("domain %u: no page table at %#llx",
 				       pages->domain->id, rec->phys);
@@ -143,6 +142,17 @@ static int iommu_check_page(void *data, void *arg)
 	pages->nr_pages++;
 	if (rec->phys == pages->domain->top)
 		pages->has_top = true;
+	return 0;
+}
+
+static int iommu_check_other_page(void *data, void *arg)
+{
+	const struct iommu_page_ser *rec = data;
+	struct iommu_check *check = arg;
+
+	if (kho_preserved_size(rec->phys) != PAGE_SIZE ||
+	    xa_load(&check->blocks, PHYS_PFN(rec->phys)))
+		return iommu_table_err("no page of an IOMMU at %#llx", rec->phys);
 	return 0;
 }
 
@@ -175,9 +185,7 @@ static int iommu_check_rid(void *data, void *arg)
 
 	if (!rec->domain)
 		return 0;
-	if (!rec->refcount || rec->reserved || !rec->intel.unit ||
-	    !PAGE_ALIGNED(rec->intel.unit) || rec->intel.address_width > 7 ||
-	    memchr_inv(rec->intel.reserved, 0, sizeof(rec->intel.reserved)))
+	if (!rec->refcount || rec->driver != IOMMU_SER_INTEL)
 		return iommu_table_err("requester ID %#x of segment %#x: impossible values",
 				       rec->rid, rec->segment);
 	if (!xa_load(&check->domains, rec->domain))
@@ -203,6 +211,8 @@ static int iommu_check_table(struct iommu_check *check, struct iommu_ser *ser)
 	if (!err)
 		err = iommu_check_chain(check, ser->rids, sizeof(struct iommu_rid_ser));
 	if (!err)
+		err = iommu_check_chain(check, ser->pages, sizeof(struct iommu_page_ser));
+	if (!err)
 		err = iommu_walk_chain(ser->domains, sizeof(*rec), iommu_check_domain,
 				       check);
 	if (err)
@@ -213,6 +223,11 @@ static int iommu_check_table(struct iommu_check *check, struct iommu_ser *ser)
 		if (err)
 			return err;
 	}
+
+	err = iommu_walk_chain(ser->pages, sizeof(struct iommu_page_ser),
+			       iommu_check_other_page, check);
+	if (err)
+		return err;
 
 	return iommu_walk_chain(ser->rids, sizeof(struct iommu_rid_ser), iommu_check_rid,
 				check);
@@ -240,9 +255,13 @@ struct iommu_ser *iommu_incoming_load(u64 pa)
 	}
 
 	ser = phys_to_virt(pa);
-	if (ser->version != IOMMU_SER_VERSION || ser->reserved) {
+	if (ser->version != IOMMU_SER_VERSION) {
 		iommu_table_err("it has version %u, this kernel reads version %u",
 				ser->version, IOMMU_SER_VERSION);
+		return NULL;
+	}
+	if (ser->reserved) {
+		iommu_table_err("impossible flags");
 		return NULL;
 	}
 
@@ -295,18 +314,73 @@ static int iommu_free_domain(void *data, void *arg)
 	return 0;
 }
 
+struct iommu_walk {
+	struct iommu_ser *ser;
+	const struct iommu_rid_ser *rid;
+	int (*fn)(const struct iommu_rid_ser *rec, const struct iommu_domain_ser *domain,
+		  void *data);
+	void *data;
+};
+
+static int iommu_walk_domain(void *rec, void *arg)
+{
+	const struct iommu_domain_ser *domain = rec;
+	struct iommu_walk *walk = arg;
+
+	return domain->id == walk->rid->domain ? walk->fn(walk->rid, domain, walk->data) : 0;
+}
+
+static int iommu_walk_rid(void *rec, void *arg)
+{
+	struct iommu_walk *walk = arg;
+
+	walk->rid = rec;
+	if (!walk->rid->domain)
+		return 0;
+	return iommu_walk_chain(walk->ser->domains, sizeof(struct iommu_domain_ser),
+				iommu_walk_domain, walk);
+}
+
+/**
+ * iommu_incoming_walk_rids - Call a function for each requester ID, with its domain
+ * @ser:  what iommu_incoming_load() returned
+ * @fn:   the function; if it doesn't return 0, it isn't called again
+ * @data: for @fn
+ *
+ * Context: may sleep.
+ * Return: 0, or what @fn returned.
+ */
+int iommu_incoming_walk_rids(struct iommu_ser *ser,
+			     int (*fn)(const struct iommu_rid_ser *rec,
+				       const struct iommu_domain_ser *domain, void *data),
+			     void *data)
+{
+	struct iommu_walk walk = { .ser = ser, .fn = fn, .data = data };
+
+	return iommu_walk_chain(ser->rids, sizeof(struct iommu_rid_ser), iommu_walk_rid,
+				&walk);
+}
+
 /**
  * iommu_incoming_free - Free a table, and the page tables that it leads to
  * @ser: what iommu_incoming_load() returned; no device uses any of the page tables
+ *
+ * What was consistent then may be so no more: a damaged table could lead to memory that
+ * has been given to somebody else since. It is checked again.
  *
  * Context: may sleep.
  */
 void iommu_incoming_free(struct iommu_ser *ser)
 {
+	if (!iommu_incoming_load(virt_to_phys(ser)))
+		return;
+
 	iommu_walk_chain(ser->domains, sizeof(struct iommu_domain_ser), iommu_free_domain,
 			 NULL);
+	iommu_walk_chain(ser->pages, sizeof(struct iommu_page_ser), iommu_free_page, NULL);
 	iommu_free_chain(ser->domains);
 	iommu_free_chain(ser->rids);
+	iommu_free_chain(ser->pages);
 	kho_restore_free(ser);
 }
 EXPORT_SYMBOL_IF_KUNIT(iommu_incoming_free);

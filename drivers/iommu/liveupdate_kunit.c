@@ -155,11 +155,14 @@ static void visit_page_tables(struct kunit *test)
 	pt_iommu_deinit(pt);
 }
 
-/* The table in the new kernel: two domains with 3 and 2 page tables, three requester IDs */
+/*
+ * The table in the new kernel: two domains with 3 and 2 page tables, a root table, three
+ * requester IDs
+ */
 
 enum {
-	SER, DOMAINS, RIDS, PAGES_1, PAGES_2, TABLE_1, TABLE_2 = TABLE_1 + 3,
-	NR_PAGES = TABLE_2 + 2,
+	SER, DOMAINS, RIDS, PAGES_1, PAGES_2, PAGES, TABLE_1, TABLE_2 = TABLE_1 + 3,
+	ROOT = TABLE_2 + 2, NR_PAGES,
 };
 
 /* As kexec_handover.c has it in page->private, with order 0 */
@@ -251,10 +254,13 @@ static void fake_fill(struct kunit *test, struct fake_table *table)
 		.version = IOMMU_SER_VERSION,
 		.domains = fake_pa(table, DOMAINS),
 		.rids = fake_pa(table, RIDS),
+		.pages = fake_pa(table, PAGES),
 	};
+	fake_block(table, PAGES, 1);
+	fake_table_page(table, PAGES, 0)->phys = fake_pa(table, ROOT);
 	fake_block(table, DOMAINS, 3);
 	fake_fill_domain(table, 0, PAGES_1, TABLE_1, TABLE_2 - TABLE_1);
-	fake_fill_domain(table, 1, PAGES_2, TABLE_2, NR_PAGES - TABLE_2);
+	fake_fill_domain(table, 1, PAGES_2, TABLE_2, ROOT - TABLE_2);
 
 	fake_block(table, RIDS, 4);
 	for (int i = 0; i < 3; i++) {
@@ -262,7 +268,7 @@ static void fake_fill(struct kunit *test, struct fake_table *table)
 			.domain = i ? 2 : 1,
 			.refcount = 1,
 			.rid = 0x100 + i,
-			.intel = { .unit = 0xfed90000, .domain_id = 5 + !!i, .address_width = 2 },
+			.driver = IOMMU_SER_INTEL,
 		};
 	}
 }
@@ -295,6 +301,7 @@ static void load_empty(struct kunit *test)
 	ser = fake_page(&table, SER);
 	ser->domains = 0;
 	ser->rids = 0;
+	ser->pages = 0;
 	KUNIT_ASSERT_PTR_EQ(test, ser, fake_load(&table));
 	iommu_incoming_free(ser);
 	KUNIT_EXPECT_EQ(test, NR_PAGES - 1, fake_nr_preserved(&table));
@@ -343,6 +350,11 @@ static void damage_page_is_head(struct fake_table *table)
 	fake_table_page(table, PAGES_1, 1)->phys = fake_pa(table, SER);
 }
 
+static void damage_other_page(struct fake_table *table)
+{
+	fake_table_page(table, PAGES, 0)->phys = fake_pa(table, DOMAINS);
+}
+
 static void damage_nr_pages(struct fake_table *table)
 {
 	fake_domain(table, 0)->nr_pages--;
@@ -368,21 +380,26 @@ static void damage_rid_refcount(struct fake_table *table)
 	fake_rid(table, 2)->refcount = 0;
 }
 
-static void damage_unit(struct fake_table *table)
+static void damage_rid_driver(struct fake_table *table)
 {
-	fake_rid(table, 2)->intel.unit++;
+	fake_rid(table, 2)->driver = 0;
 }
 
-static void damage_width(struct fake_table *table)
+static void damage_reserved(struct fake_table *table)
 {
-	fake_rid(table, 2)->intel.address_width = 8;
+	((struct iommu_ser *)fake_page(table, SER))->reserved = 1;
+}
+
+static void damage_domain_reserved(struct fake_table *table)
+{
+	fake_domain(table, 1)->reserved = 1;
 }
 
 static void (*const damages[])(struct fake_table *table) = {
 	damage_version, damage_chain, damage_loop, damage_shared_chain,
 	damage_same_domain, damage_page, damage_page_is_block, damage_page_is_head,
-	damage_nr_pages, damage_top, damage_same_rid, damage_rid_domain,
-	damage_rid_refcount, damage_unit, damage_width,
+	damage_other_page, damage_nr_pages, damage_top, damage_same_rid, damage_rid_domain,
+	damage_rid_refcount, damage_rid_driver, damage_reserved, damage_domain_reserved,
 };
 
 /* Each is refused, and nothing is given away. */

@@ -13,6 +13,7 @@
 #include <linux/bits.h>
 #include <linux/cleanup.h>
 #include <linux/device.h>
+#include <linux/iommu_liveupdate.h>
 #include <linux/liveupdate.h>
 #include <linux/lockdep.h>
 #include <linux/mutex.h>
@@ -95,6 +96,8 @@ static void pci_incoming_release_bridge(struct pci_dev *bridge)
 /* Make @dev ordinary, but leave the bridges above it to the caller. */
 static void pci_incoming_release(struct pci_dev *dev)
 {
+	/* Whoever gets @dev next must not reach what its last user could reach */
+	iommu_liveupdate_drop(&dev->dev);
 	pci_incoming_end(dev);
 
 	pci_incoming_let_go(dev);

@@ -1,14 +1,87 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Copyright (c) 2026, the PCI Live Update authors
- *
- * What VT-d tells the next kernel about the devices whose translation it hands over.
  */
 
+/**
+ * DOC: VT-d Live Update
+ *
+ * In legacy mode a context entry says how the requests of one device are translated. What
+ * the next kernel has to know of it is in its record. Translation is never turned off:
+ *
+ * shutdown
+ *   Each unit that translates for a preserved device gets another root table, with the
+ *   context entries of these devices as they are at that moment, and nothing else. No
+ *   other device does DMA from here on.
+ *
+ * the next kernel
+ *   Before it touches a unit, it checks that the unit uses that root table, in the mode
+ *   that this kernel wants. Then it makes its own root table, with entries for these
+ *   devices that lead to the page tables of the previous kernel. The IOMMU core attaches
+ *   no default domain to them. Their domain IDs stay reserved until the last finish.
+ *
+ * attach
+ *   The entry is replaced in one store, see domain_context_replace_cb().
+ *
+ * If a unit can't be taken over, the devices that are waited for are stopped before the
+ * unit is.
+ */
+
+#define pr_fmt(fmt) "DMAR: liveupdate: " fmt
+
+#include <linux/bitmap.h>
+#include <linux/cleanup.h>
+#include <linux/dmar.h>
+#include <linux/idr.h>
+#include <linux/io.h>
 #include <linux/iommu.h>
+#include <linux/iommu_liveupdate.h>
+#include <linux/kexec.h>
 #include <linux/kho/abi/iommu.h>
+#include <linux/pci.h>
+#include <linux/pci_liveupdate.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/string.h>
+#include <linux/xarray.h>
 
 #include "iommu.h"
+#include "../liveupdate.h"
+
+/* The old kernel */
+
+static struct context_entry *intel_handover_context(struct root_entry *root, u16 rid)
+{
+	struct context_entry *context = phys_to_virt(root[PCI_BUS_NUM(rid)].lo & VTD_PAGE_MASK);
+
+	return &context[rid & 0xff];
+}
+
+/* Make room for the entry of @rid. At shutdown nothing can be allocated. */
+static int intel_handover_alloc(struct intel_iommu *iommu, u16 rid)
+{
+	struct root_entry *root;
+	void *page;
+
+	/* The root table goes with the table that it is part of */
+	if (iommu->handover_table != iommu_liveupdate_table_id()) {
+		page = iommu_liveupdate_alloc_page();
+		if (IS_ERR(page))
+			return PTR_ERR(page);
+		iommu->handover_root = page;
+		iommu->handover_table = iommu_liveupdate_table_id();
+	}
+
+	root = &iommu->handover_root[PCI_BUS_NUM(rid)];
+	if (root->lo)
+		return 0;
+
+	page = iommu_liveupdate_alloc_page();
+	if (IS_ERR(page))
+		return PTR_ERR(page);
+	root->lo = virt_to_phys(page) | 1;
+	return 0;
+}
 
 /**
  * intel_iommu_liveupdate_rid - Fill in VT-d's part of the record of a requester ID
@@ -16,25 +89,441 @@
  * @domain: domain that @dev is attached to
  * @rec:    record
  *
- * Context: may sleep.
+ * What changes before the kexec, intel_liveupdate_hand_over() fills in.
+ *
+ * Context: called by the IOMMU core with the lock of its table held. May sleep.
  * Return: 0; -EOPNOTSUPP in scalable mode, whose tables have more levels than are
- * recorded.
+ * recorded, and for a device with ATS enabled; -ENOMEM, -ENOSPC.
  */
 int intel_iommu_liveupdate_rid(struct device *dev, struct iommu_domain *domain,
 			       struct iommu_rid_ser *rec)
 {
 	struct device_domain_info *info = dev_iommu_priv_get(dev);
-	struct dmar_domain *dmar_domain = to_dmar_domain(domain);
-	struct pt_iommu_vtdss_hw_info pt_info;
+	struct intel_iommu *iommu = info->iommu;
+	int err;
 
-	if (sm_supported(info->iommu) || !intel_domain_is_ss_paging(dmar_domain))
+	if (sm_supported(iommu) || !intel_domain_is_ss_paging(to_dmar_domain(domain)) ||
+	    !vtd_can_replace_128())
+		return -EOPNOTSUPP;
+	/* The next kernel's probe would turn ATS off, see pci_prepare_ats() */
+	if (info->ats_enabled)
 		return -EOPNOTSUPP;
 
-	pt_iommu_vtdss_hw_info(&dmar_domain->sspt, &pt_info);
+	err = intel_handover_alloc(iommu, rec->rid);
+	if (err)
+		return err;
+
+	rec->driver = IOMMU_SER_INTEL;
 	rec->intel = (struct intel_iommu_rid_ser){
-		.unit = info->iommu->reg_phys,
-		.domain_id = domain_id_iommu(dmar_domain, info->iommu),
-		.address_width = pt_info.aw,
+		.unit = iommu->reg_phys,
+		.root = virt_to_phys(iommu->handover_root),
 	};
 	return 0;
+}
+
+struct intel_handover {
+	struct intel_iommu *iommu;
+	unsigned int nr_rids;
+};
+
+/* Copy the live entry of one device, unless it doesn't lead to the tables that are kept. */
+static void intel_handover_copy(struct iommu_rid_ser *rec,
+				const struct iommu_domain_ser *domain, void *data)
+{
+	struct intel_handover *handover = data;
+	struct intel_iommu *iommu = handover->iommu;
+	struct context_entry *live;
+
+	if (rec->driver != IOMMU_SER_INTEL || rec->intel.unit != iommu->reg_phys)
+		return;
+
+	handover->nr_rids++;
+	live = iommu_context_addr(iommu, PCI_BUS_NUM(rec->rid), rec->rid & 0xff, 0);
+	if (!live || !context_present(live) || (live->lo & VTD_PAGE_MASK) != domain->top)
+		return;
+
+	*intel_handover_context(iommu->handover_root, rec->rid) = *live;
+	rec->intel.flags = live->lo & ~VTD_PAGE_MASK;
+	rec->intel.domain_id = context_domain_id(live);
+	rec->intel.address_width = live->hi & 7;
+}
+
+/**
+ * intel_liveupdate_hand_over - Leave translation on for preserved devices
+ * @iommu: unit that is about to be turned off
+ *
+ * At any other end of this kernel, a unit that still translates with the page tables of
+ * the previous kernel stays on, too: the devices have yet to be stopped.
+ *
+ * Takes no lock: the CPU that holds it may have been stopped.
+ *
+ * Context: shutdown, on the last CPU.
+ * Return: true if @iommu must not be turned off.
+ */
+bool intel_liveupdate_hand_over(struct intel_iommu *iommu)
+{
+	struct intel_handover handover = { .iommu = iommu };
+
+	if (!kexec_in_progress)
+		return iommu->kept;
+	if (!kexec_image->kho.fdt || !iommu->handover_root ||
+	    iommu->handover_table != iommu_liveupdate_table_id())
+		return false;
+
+	iommu_liveupdate_walk_rids(intel_handover_copy, &handover);
+	if (!handover.nr_rids)
+		return false;
+
+	for (int bus = 0; bus < VTD_PAGE_SIZE / sizeof(struct root_entry); bus++) {
+		u64 lo = iommu->handover_root[bus].lo;
+
+		if (lo)
+			__iommu_flush_cache(iommu, phys_to_virt(lo & VTD_PAGE_MASK),
+					    VTD_PAGE_SIZE);
+	}
+	__iommu_flush_cache(iommu, iommu->handover_root, VTD_PAGE_SIZE);
+
+	/* No CPU takes its interrupt; the next kernel reads what was recorded */
+	writel(DMA_FECTL_IM, iommu->reg + DMAR_FECTL_REG);
+
+	iommu_flush_write_buffer(iommu);
+	iommu->root_entry = iommu->handover_root;
+	iommu_set_root_entry(iommu);
+	return true;
+}
+
+/* The next kernel */
+
+/**
+ * struct intel_kept - What a unit has from the previous kernel, until the last finish
+ * @dids: domain IDs that are reserved
+ * @rids: requester IDs, by index; those whose entry was replaced among them
+ */
+struct intel_kept {
+	struct xarray dids;
+	struct xarray rids;
+};
+
+static bool intel_rid_is_of(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
+{
+	return rec->driver == IOMMU_SER_INTEL && rec->intel.unit == iommu->reg_phys;
+}
+
+static bool intel_rid_is_live(const struct iommu_rid_ser *rec)
+{
+	return rec->intel.flags & 1;
+}
+
+static void intel_pause(struct pci_dev *pdev, const char *why)
+{
+	pci_warn(pdev, "liveupdate: DMA paused: %s\n", why);
+	pci_clear_master(pdev);
+	if (!pci_wait_for_pending_transaction(pdev))
+		pci_warn(pdev, "liveupdate: requests are still pending\n");
+}
+
+/* One that was detached at the last moment: it must not meet its default domain running. */
+static void intel_pause_rid(const struct iommu_rid_ser *rec)
+{
+	struct pci_dev *pdev = pci_get_domain_bus_and_slot(rec->segment, PCI_BUS_NUM(rec->rid),
+							   rec->rid & 0xff);
+
+	if (pdev && !pci_is_bridge(pdev))
+		intel_pause(pdev, "it was detached before the kexec");
+	pci_dev_put(pdev);
+}
+
+/* Everything comes from another kernel: nothing may reach the hardware unchecked. */
+static const char *intel_rid_check(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
+{
+	u64 rtaddr = readq(iommu->reg + DMAR_RTADDR_REG);
+	u8 type = rec->intel.flags >> 2 & 3;
+	u8 width = rec->intel.address_width;
+
+	if (sm_supported(iommu) || rtaddr & DMA_RTADDR_SMT)
+		return "it is to be in scalable mode";
+	if ((rtaddr & VTD_PAGE_MASK) != rec->intel.root)
+		return "it uses another root table";
+	if (rec->intel.flags >> 4 ||
+	    memchr_inv(rec->intel.reserved, 0, sizeof(rec->intel.reserved)) ||
+	    (type != CONTEXT_TT_MULTI_LEVEL && type != CONTEXT_TT_DEV_IOTLB) ||
+	    (type == CONTEXT_TT_DEV_IOTLB && !ecap_dev_iotlb_support(iommu->ecap)))
+		return "impossible flags";
+	if (rec->intel.domain_id < IDA_START_DID ||
+	    rec->intel.domain_id >= iommu->max_domain_id)
+		return "impossible domain ID";
+	if (width > 4 || !(cap_sagaw(iommu->cap) & BIT(width)))
+		return "impossible address width";
+
+	return NULL;
+}
+
+static int intel_kept_add(const struct iommu_rid_ser *rec,
+			  const struct iommu_domain_ser *domain, void *data)
+{
+	struct intel_iommu *iommu = data;
+	struct xarray *dids = &iommu->kept->dids;
+	const char *why;
+	void *other;
+	int err;
+
+	if (!intel_rid_is_of(rec, iommu))
+		return 0;
+	if (!intel_rid_is_live(rec)) {
+		intel_pause_rid(rec);
+		return 0;
+	}
+
+	why = intel_rid_check(rec, iommu);
+	if (why) {
+		pr_err("%s: %s\n", iommu->name, why);
+		return -EINVAL;
+	}
+
+	other = xa_cmpxchg(dids, rec->intel.domain_id, NULL, xa_mk_value(domain->id),
+			   GFP_KERNEL);
+	if (xa_is_err(other))
+		return xa_err(other);
+	if (other && other != xa_mk_value(domain->id)) {
+		pr_err("%s: two domains with one domain ID\n", iommu->name);
+		return -EINVAL;
+	}
+	if (!other) {
+		err = ida_alloc_range(&iommu->domain_ida, rec->intel.domain_id,
+				      rec->intel.domain_id, GFP_KERNEL);
+		if (err < 0) {
+			xa_erase(dids, rec->intel.domain_id);
+			return err;
+		}
+	}
+
+	return xa_err(xa_store(&iommu->kept->rids, rec->rid, xa_mk_value(0), GFP_KERNEL));
+}
+
+static void intel_kept_free(struct intel_iommu *iommu)
+{
+	unsigned long did;
+	void *entry;
+
+	xa_for_each(&iommu->kept->dids, did, entry)
+		ida_free(&iommu->domain_ida, did);
+	xa_destroy(&iommu->kept->dids);
+	xa_destroy(&iommu->kept->rids);
+	kfree(iommu->kept);
+	iommu->kept = NULL;
+}
+
+static void intel_liveupdate_release(void);
+
+static bool intel_translation_is_on(void)
+{
+	struct dmar_drhd_unit *drhd;
+	struct intel_iommu *iommu;
+
+	for_each_iommu(iommu, drhd) {
+		if (readl(iommu->reg + DMAR_GSTS_REG) & DMA_GSTS_TES)
+			return true;
+	}
+
+	return false;
+}
+
+/**
+ * intel_liveupdate_stop_devices - Stop DMA before a unit is turned off
+ *
+ * What devices have as addresses would be taken for physical ones. Does nothing if no unit
+ * translates.
+ *
+ * Context: boot, with dmar_global_lock held for writing. May sleep.
+ */
+void intel_liveupdate_stop_devices(void)
+{
+	struct pci_dev *pdev = NULL;
+
+	if (!intel_translation_is_on())
+		return;
+
+	for_each_pci_dev(pdev) {
+		if (!pci_is_bridge(pdev) && pci_liveupdate_is_incoming(pdev))
+			intel_pause(pdev, "the IOMMU can't be taken over as it is");
+	}
+
+	/* Whatever the units used, they don't from here on */
+	iommu_liveupdate_set_release(intel_liveupdate_release);
+}
+
+/**
+ * intel_liveupdate_can_adopt - Check whether a unit was left on for this kernel
+ * @iommu: unit that has translation on
+ *
+ * Stops all devices that this kernel waits for if @iommu can't be taken over.
+ *
+ * Context: boot, before the driver writes to @iommu. May sleep.
+ * Return: true if intel_liveupdate_copy() is to be called.
+ */
+bool intel_liveupdate_can_adopt(struct intel_iommu *iommu)
+{
+	int err = -ENOMEM;
+
+	iommu->kept = kzalloc_obj(*iommu->kept);
+	if (iommu->kept) {
+		xa_init(&iommu->kept->dids);
+		xa_init(&iommu->kept->rids);
+		err = iommu_liveupdate_walk_incoming(intel_kept_add, iommu);
+		if (!err && !xa_empty(&iommu->kept->rids))
+			return true;
+		intel_kept_free(iommu);
+	}
+
+	/* Nothing is wrong if no device of this unit does DMA */
+	if (err)
+		intel_liveupdate_stop_devices();
+	else
+		iommu_liveupdate_set_release(intel_liveupdate_release);
+	return false;
+}
+
+static int intel_copy_entry(const struct iommu_rid_ser *rec,
+			    const struct iommu_domain_ser *domain, void *data)
+{
+	u8 bus = PCI_BUS_NUM(rec->rid), devfn = rec->rid & 0xff;
+	struct intel_iommu *iommu = data;
+	struct context_entry *context;
+
+	if (!intel_rid_is_of(rec, iommu) || !intel_rid_is_live(rec))
+		return 0;
+
+	guard(spinlock)(&iommu->lock);
+
+	context = iommu_context_addr(iommu, bus, devfn, 1);
+	if (!context)
+		return -ENOMEM;
+
+	context->hi = 0;
+	context_set_domain_id(context, rec->intel.domain_id);
+	context_set_address_width(context, rec->intel.address_width);
+	context->lo = domain->top | rec->intel.flags;
+	__iommu_flush_cache(iommu, context, sizeof(*context));
+	set_context_copied(iommu, bus, devfn);
+	return 0;
+}
+
+/* An entry that still leads to the page tables of the previous kernel */
+static void intel_drop_entry(struct intel_iommu *iommu, u16 rid)
+{
+	u8 bus = PCI_BUS_NUM(rid), devfn = rid & 0xff;
+	struct context_entry *context;
+
+	guard(spinlock)(&iommu->lock);
+
+	if (!context_copied(iommu, bus, devfn))
+		return;
+
+	context = iommu_context_addr(iommu, bus, devfn, 1);
+	if (context)
+		copied_context_tear_down(iommu, context, bus, devfn);
+}
+
+/**
+ * intel_liveupdate_drop_unit - Drop all that a unit has from the previous kernel
+ * @iommu: unit, which may have nothing
+ *
+ * Context: any; iommu->lock isn't held.
+ */
+void intel_liveupdate_drop_unit(struct intel_iommu *iommu)
+{
+	unsigned long rid;
+	void *entry;
+
+	if (!iommu->kept)
+		return;
+
+	xa_for_each(&iommu->kept->rids, rid, entry)
+		intel_drop_entry(iommu, rid);
+	intel_kept_free(iommu);
+}
+
+/* At the last finish, before the page tables are freed */
+static void intel_liveupdate_release(void)
+{
+	struct dmar_drhd_unit *drhd;
+	struct intel_iommu *iommu;
+
+	guard(rcu)();
+
+	for_each_iommu(iommu, drhd)
+		intel_liveupdate_drop_unit(iommu);
+}
+
+/**
+ * intel_liveupdate_copy - Take over what a unit has from the previous kernel
+ * @iommu: unit for which intel_liveupdate_can_adopt() has returned true; it has an empty
+ *         root table, which isn't in use yet
+ *
+ * Context: boot. May sleep.
+ * Return: 0; -ENOMEM, after which @iommu must be turned off, and the devices that this
+ * kernel waits for are stopped.
+ */
+int intel_liveupdate_copy(struct intel_iommu *iommu)
+{
+	int err = -ENOMEM;
+
+	iommu->copied_tables = bitmap_zalloc(BIT_ULL(16), GFP_KERNEL);
+	if (iommu->copied_tables)
+		err = iommu_liveupdate_walk_incoming(intel_copy_entry, iommu);
+	if (!err) {
+		iommu_liveupdate_set_release(intel_liveupdate_release);
+		return 0;
+	}
+
+	intel_liveupdate_drop_unit(iommu);
+	bitmap_free(iommu->copied_tables);
+	iommu->copied_tables = NULL;
+	intel_liveupdate_stop_devices();
+	return err;
+}
+
+/* If nobody waits for the device, or for one below that bridge, its entry isn't of use. */
+static int intel_rid_is_kept(struct pci_dev *pdev, u16 rid, void *data)
+{
+	struct intel_iommu *iommu = data;
+
+	return pci_liveupdate_is_incoming(pdev) &&
+	       context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff);
+}
+
+/**
+ * intel_liveupdate_is_kept - Check whether a device is as the previous kernel left it
+ * @dev: device
+ *
+ * Context: any.
+ * Return: true if one of the requester IDs of @dev is translated by page tables of the
+ * previous kernel of a live update.
+ */
+bool intel_liveupdate_is_kept(struct device *dev)
+{
+	struct device_domain_info *info = dev_iommu_priv_get(dev);
+
+	return info->iommu->kept && dev_is_pci(dev) &&
+	       pci_for_each_dma_alias(to_pci_dev(dev), intel_rid_is_kept, info->iommu);
+}
+
+static int intel_rid_drop(struct pci_dev *pdev, u16 rid, void *data)
+{
+	intel_drop_entry(data, rid);
+	return 0;
+}
+
+/**
+ * intel_iommu_liveupdate_drop - Cut a device off from the tables of the previous kernel
+ * @dev: device; those that share a requester ID with it are cut off, too
+ *
+ * Context: may sleep.
+ */
+void intel_iommu_liveupdate_drop(struct device *dev)
+{
+	struct device_domain_info *info = dev_iommu_priv_get(dev);
+
+	if (info && info->iommu->kept && dev_is_pci(dev))
+		pci_for_each_dma_alias(to_pci_dev(dev), intel_rid_drop, info->iommu);
 }

@@ -45,13 +45,17 @@
  * A device is given up, which stops its DMA, if retrieve fails, as LUO doesn't call
  * retrieve again, or if the open of a retrieved file fails half-way.
  *
- * An IOMMU may be off between the kernels, and its tables are gone afterwards: a
- * device would read and write other memory than its user meant. If an IOMMU
- * translates for the device, freeze therefore clears Bus Master Enable, and the next
- * kernel sets it again when the VMM attaches the device to an address space into which
- * the VMM has mapped its memory. Until then there is no DMA; how the device copes with
- * that is up to the device. The addresses that the device was given mean the same only
- * if an IOMMU translates in both kernels or in neither: otherwise retrieve fails.
+ * If an IOMMU translates for the device and can hand its page tables over, it goes on
+ * translating, and DMA goes on, too. The VMM maps its memory where it was and then
+ * attaches the device, which replaces the old page tables at once. A device that isn't
+ * attached when its file is finished is stopped until it is.
+ *
+ * Any other IOMMU is off between the kernels, and its tables are gone afterwards: a
+ * device would read and write other memory than its user meant. Freeze therefore clears
+ * Bus Master Enable, and the next kernel sets it again when the VMM attaches the device.
+ * Until then there is no DMA; how the device copes with that is up to the device. The
+ * addresses that the device was given mean the same only if an IOMMU translates in both
+ * kernels or in neither: otherwise retrieve fails.
  */
 
 #include <linux/idr.h>
@@ -273,9 +277,12 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	return vfio_pci_cannot_preserve(vdev);
 }
 
-/* Without an IOMMU, DMA goes on: it goes to memory that stays where it is. */
+/*
+ * Without an IOMMU, DMA goes on: it goes to memory that stays where it is. So it does if
+ * the IOMMU goes on translating it.
+ */
 static void vfio_pci_pause_dma(struct vfio_pci_core_device *vdev,
-			       struct vfio_pci_ser *ser)
+			       struct vfio_pci_ser *ser, bool kept)
 {
 	struct pci_dev *pdev = vdev->pdev;
 	u16 cmd;
@@ -283,6 +290,11 @@ static void vfio_pci_pause_dma(struct vfio_pci_core_device *vdev,
 	pci_read_config_word(pdev, PCI_COMMAND, &cmd);
 	if (!vfio_pci_is_translated(pdev) || !(cmd & PCI_COMMAND_MASTER))
 		return;
+
+	if (kept) {
+		ser->flags |= VFIO_PCI_SER_KEPT;
+		return;
+	}
 
 	ser->flags |= VFIO_PCI_SER_MASTER;
 	pci_clear_master(pdev);
@@ -292,6 +304,7 @@ static void vfio_pci_pause_dma(struct vfio_pci_core_device *vdev,
 static void vfio_pci_resume_dma(struct vfio_pci_core_device *vdev,
 				struct vfio_pci_ser *ser)
 {
+	ser->flags &= ~VFIO_PCI_SER_KEPT;
 	if (!(ser->flags & VFIO_PCI_SER_MASTER))
 		return;
 
@@ -307,16 +320,20 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 {
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
 	struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
+	bool kept = false;
 	const char *why;
 	int ret;
 
+	/* Attaching takes it, too: what is checked here is what goes into the kexec */
+	guard(rwsem_write)(&vdev->liveupdate.lock);
+
 	if (vdev->liveupdate.translation) {
 		ret = iommufd_device_freeze(vdev->vdev.iommufd_device);
-		if (ret)
+		if (ret && ret != -ENOENT)
 			return ret;
+		kept = !ret;
 	}
 
-	guard(rwsem_write)(&vdev->liveupdate.lock);
 	guard(mutex)(&vdev->igate);
 	guard(rwsem_write)(&vdev->memory_lock);
 
@@ -331,7 +348,7 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_BAR0_REGION_INDEX),
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_ROM_REGION_INDEX),
 			    true);
-	vfio_pci_pause_dma(vdev, ser);
+	vfio_pci_pause_dma(vdev, ser, kept);
 	memcpy(ser->data + ser->state_size, vdev->vconfig, ser->config_size);
 	return 0;
 }
@@ -473,9 +490,25 @@ static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev)
 		pm_runtime_put(&vdev->pdev->dev);
 }
 
+/*
+ * The page tables that still translate for the device go away: until it is attached, it
+ * must not do DMA.
+ */
+static void vfio_pci_stop_unattached(struct vfio_pci_core_device *vdev)
+{
+	if (!vdev->liveupdate.master || !vdev->liveupdate.ser ||
+	    !(vdev->liveupdate.ser->flags & VFIO_PCI_SER_KEPT))
+		return;
+
+	guard(rwsem_write)(&vdev->memory_lock);
+	pci_clear_master(vdev->pdev);
+	pci_wait_for_pending_transaction(vdev->pdev);
+}
+
 static void vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
 {
 	scoped_guard(mutex, &vdev->vdev.dev_set->lock) {
+		vfio_pci_stop_unattached(vdev);
 		WRITE_ONCE(vdev->liveupdate.ser, NULL);
 		vfio_pci_allow_idle_d3(vdev);
 	}
@@ -607,7 +640,7 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	vdev->reset_works = ser->flags & VFIO_PCI_SER_RESET_WORKS;
 	vdev->nointx = ser->flags & VFIO_PCI_SER_NOINTX;
 	vdev->pci_2_3 = ser->flags & VFIO_PCI_SER_PCI_2_3;
-	vdev->liveupdate.master = ser->flags & VFIO_PCI_SER_MASTER;
+	vdev->liveupdate.master = ser->flags & (VFIO_PCI_SER_MASTER | VFIO_PCI_SER_KEPT);
 	return 0;
 }
 

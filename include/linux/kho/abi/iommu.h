@@ -14,9 +14,10 @@
  *
  * The IOMMU core hands the translation of preserved devices to the next kernel as
  * File-Lifecycle-Bound data of the Live Update Orchestrator, under the name
- * %IOMMU_LIVEUPDATE_COMPATIBLE. The table is one &struct iommu_ser, which points to two
+ * %IOMMU_LIVEUPDATE_COMPATIBLE. The table is one &struct iommu_ser, which points to three
  * chains of KHO blocks (&struct kho_block_header_ser): one &struct iommu_domain_ser for
- * each set of page tables, and one &struct iommu_rid_ser for each requester ID. A domain
+ * each set of page tables, one &struct iommu_rid_ser for each requester ID, and one
+ * &struct iommu_page_ser for each page that IOMMUs use beside page tables. A domain
  * has a chain of its own, with one &struct iommu_page_ser for each page of its page
  * tables. The tables themselves are in the format of the hardware.
  *
@@ -32,7 +33,7 @@
 #define IOMMU_LIVEUPDATE_COMPATIBLE	"iommu"
 
 /** IOMMU_SER_VERSION - Version of the layout of the table. */
-#define IOMMU_SER_VERSION		1
+#define IOMMU_SER_VERSION		2
 
 /**
  * struct iommu_ser - Head of the table.
@@ -41,15 +42,18 @@
  * @reserved: Zero.
  * @domains:  Physical address of the first block of domains; 0 if there is none.
  * @rids:     Physical address of the first block of requester IDs; 0 if there is none.
+ * @pages:    Physical address of the first block of other pages that IOMMUs use between
+ *            the kernels; 0 if there is none.
  */
 struct iommu_ser {
 	u32 version;
 	u32 reserved;
 	u64 domains;
 	u64 rids;
+	u64 pages;
 } __packed;
 
-static_assert(sizeof(struct iommu_ser) == 24);
+static_assert(sizeof(struct iommu_ser) == 32);
 
 /**
  * struct iommu_domain_ser - Page tables that one or more devices use.
@@ -71,7 +75,7 @@ struct iommu_domain_ser {
 static_assert(sizeof(struct iommu_domain_ser) == 32);
 
 /**
- * struct iommu_page_ser - Memory of a page table, as one preserved folio.
+ * struct iommu_page_ser - Memory of a page table or of another table, as one folio.
  * @phys: Physical address.
  */
 struct iommu_page_ser {
@@ -83,41 +87,51 @@ static_assert(sizeof(struct iommu_page_ser) == 8);
 /**
  * struct intel_iommu_rid_ser - How a VT-d unit translates a requester ID.
  * @unit:          Physical address of the unit's registers.
- * @domain_id:     Domain ID that the unit's caches use; one domain has one on each unit.
+ * @root:          Physical address of the root table that the unit uses between the
+ *                 kernels. It has nothing but the context entries that are recorded here.
+ * @domain_id:     Domain ID of the context entry.
  * @address_width: Address Width of the context entry.
+ * @flags:         Bits 7:0 of the context entry. Without bit 0, Present, the root table
+ *                 has no entry, as the device wasn't attached at the kexec; nothing else
+ *                 but @unit and @root means anything then.
  * @reserved:      Zero.
  *
- * The unit is in legacy mode, and @domain_id belongs to a second stage.
+ * The unit is in legacy mode, and translates with a second stage.
  */
 struct intel_iommu_rid_ser {
 	u64 unit;
+	u64 root;
 	u16 domain_id;
 	u8 address_width;
-	u8 reserved[5];
+	u8 flags;
+	u8 reserved[4];
 } __packed;
 
-static_assert(sizeof(struct intel_iommu_rid_ser) == 16);
+static_assert(sizeof(struct intel_iommu_rid_ser) == 24);
+
+/** IOMMU_SER_INTEL - The record was written by the driver of VT-d. */
+#define IOMMU_SER_INTEL			1
 
 /**
  * struct iommu_rid_ser - A requester ID that preserved devices use for DMA.
  * @domain:   &iommu_domain_ser.id of the domain; 0 marks a free slot, whose other fields
  *            mean nothing.
- * @refcount: Number of preserved devices that use the requester ID: more than one behind
- *            a conventional bridge.
+ * @refcount: How often preserved devices use the requester ID: more than once behind a
+ *            conventional bridge.
  * @segment:  PCI segment group.
  * @rid:      Bus, device and function, as in PCI_DEVID().
- * @reserved: Zero.
- * @intel:    For the driver of VT-d, the only one in this version.
+ * @driver:   IOMMU_SER_*: whose part follows.
+ * @intel:    For the driver of VT-d.
  */
 struct iommu_rid_ser {
 	u32 domain;
 	u32 refcount;
 	u32 segment;
 	u16 rid;
-	u16 reserved;
+	u16 driver;
 	struct intel_iommu_rid_ser intel;
 } __packed;
 
-static_assert(sizeof(struct iommu_rid_ser) == 32);
+static_assert(sizeof(struct iommu_rid_ser) == 40);
 
 #endif /* _LINUX_KHO_ABI_IOMMU_H */

@@ -44,8 +44,14 @@
  */
 #define VFIO_PCI_SER_TRANSLATED		BIT(4)
 
+/**
+ * VFIO_PCI_SER_KEPT - The IOMMU goes on translating the device's DMA, which goes on, too: it
+ * has Bus Master Enable set, unless the next kernel couldn't take the IOMMU over.
+ */
+#define VFIO_PCI_SER_KEPT		BIT(5)
+
 /** VFIO_PCI_SER_FLAGS - All flags that this version knows. */
-#define VFIO_PCI_SER_FLAGS		GENMASK(4, 0)
+#define VFIO_PCI_SER_FLAGS		GENMASK(5, 0)
 
 /**
  * struct vfio_pci_ser - A preserved vfio-pci device file.

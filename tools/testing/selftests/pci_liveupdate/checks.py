@@ -145,7 +145,7 @@ def trace(run):
     demanded = run.scenario.changes
     bdfs = dict.fromkeys([*run.path, *(change.split()[2] for change in demanded)])
     found = run.changes(bdfs)
-    if run.scenario.iommu:
+    if run.scenario.pauses:
         for bdf in run.kept:
             yield from missing_pause(bdf, found)
             found = [change for change in found if not is_pause(change, bdf)]
@@ -168,7 +168,7 @@ def proof(run, bdfs):
 
 
 def is_pause(change, bdf):
-    """With an IOMMU DMA pauses from freeze to attach."""
+    """With an IOMMU whose tables aren't kept DMA pauses from freeze to attach."""
     return (change.bdf == bdf and change.register == "Command" and
             change.old ^ change.new == BUS_MASTER)
 
@@ -249,6 +249,8 @@ def iommu(run):
 
 def pauses(run, bdf):
     """When DMA of this one paused, on the machine's clock."""
+    if not run.scenario.pauses:
+        return []
     changes = [change for change in run.changes([bdf]) if is_pause(change, bdf)]
     times = [change.time - run.vm.wall_clock for change in changes]
     if [bool(change.new & BUS_MASTER) for change in changes] != [False, True] * len(run.kexecs):
@@ -257,8 +259,8 @@ def pauses(run, bdf):
 
 
 def paused_traffic(run):
-    """Behind an IOMMU DMA stops from freeze to attach. So far: packets that are sent meanwhile
-    don't come in, and those that QEMU can't hold back are lost. No other one is."""
+    """If DMA stops from freeze to attach, packets that are sent meanwhile don't come in, and those
+    that QEMU can't hold back are lost. No other one is."""
     for wire in run.vm.wires:
         if wire.bdf not in run.kept:
             continue
@@ -331,8 +333,10 @@ def faults(run):
 def traffic(run):
     """All packets are there; while no userspace runs they come in, too."""
     if run.scenario.iommu:
-        for check in paused_traffic, translation, faults:
+        for check in translation, faults:
             yield from check(run)
+    if run.scenario.pauses:
+        yield from paused_traffic(run)
         return
     windows = [(run.vm.first("kexec", kernel=kernel).time,
                 run.vm.times(kernel + 1, f"INIT: stage {kernel + 1}")[0])
@@ -341,6 +345,17 @@ def traffic(run):
         if wire.bdf in run.kept:
             yield from wire.problems(windows)
             run.notes.append(f"{wire.bdf}: {len(wire.sent)} packets, {len(wire.lost())} lost")
+
+
+def resumed(run):
+    """The last packet came in; the second kernel had paused DMA, and no DMA was refused."""
+    yield from faults(run)
+    for wire in run.vm.wires:
+        if wire.bdf in run.kept:
+            changes = [change for change in run.changes([wire.bdf]) if is_pause(change, wire.bdf)]
+            pause = [(change.kernel, change.new & BUS_MASTER) for change in changes]
+            if pause != [(2, 0), (2, BUS_MASTER)]:
+                yield f"DMA of {wire.bdf} didn't pause and go on in the second kernel, but {pause}"
 
 
 def let_go(run):

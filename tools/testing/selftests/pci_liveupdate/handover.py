@@ -140,7 +140,7 @@ class Handover(Memory):
         return self.get("Q", self.find_data("iommu", self.is_translation))
 
     def is_translation(self, address):
-        return self.get("Q", address) == 1 and 0 < self.get("Q", address + 8) < vmtest.RAM
+        return self.get("Q", address) == 2 and 0 < self.get("Q", address + 8) < vmtest.RAM
 
     def domains(self):
         """The address of the record of each, if it's in use."""
@@ -149,17 +149,30 @@ class Handover(Memory):
                 if self.get("I", block + 16 + 32 * slot):
                     yield block + 16 + 32 * slot
 
-    def page_tables(self):
+    def page_blocks(self):
+        yield from self.blocks(self.get("Q", self.translation + 24))
         for domain in self.domains():
-            for block in self.blocks(self.get("Q", domain + 16)):
-                yield from struct.unpack_from(f"<{self.get('Q', block + 8)}Q", self.memory,
-                                              block + 16)
+            yield from self.blocks(self.get("Q", domain + 16))
+
+    def page_tables(self):
+        """And root and context tables."""
+        for block in self.page_blocks():
+            yield from struct.unpack_from(f"<{self.get('Q', block + 8)}Q", self.memory, block + 16)
+
+    def requester_ids(self):
+        """The address of the record of each, if it's in use."""
+        for block in self.blocks(self.get("Q", self.translation + 16)):
+            for slot in range(self.get("Q", block + 8)):
+                if self.get("I", block + 16 + 40 * slot):
+                    yield block + 16 + 40 * slot
+
+    def put_in_requester_id(self, layout, offset, value):
+        self.put(layout, next(self.requester_ids()) + offset, value)
 
     def translation_blocks(self):
         for head in 8, 16:
             yield from self.blocks(self.get("Q", self.translation + head))
-        for domain in self.domains():
-            yield from self.blocks(self.get("Q", domain + 16))
+        yield from self.page_blocks()
 
     # -- damage --
 
@@ -212,10 +225,11 @@ def count_pages(vm):
 
 
 def remember_pages(vm, blocks, others=()):
-    """Of a block's header the next kernel may change the first words."""
-    vm.found["content"] = {
-        **{page + 16: vm.memory[page + 16:page + PAGE] for page in blocks},
-        **{page: vm.memory[page:page + PAGE] for page in others}}
+    """Of a block's header the next kernel may change the first words. A context table is empty
+    until the last CPU shuts down."""
+    content = {**{page + 16: vm.memory[page + 16:page + PAGE] for page in blocks},
+               **{page: vm.memory[page:page + PAGE] for page in others}}
+    vm.found["content"] = {page: words for page, words in content.items() if any(words)}
 
 
 @at_handover

@@ -1154,6 +1154,7 @@ static void let_memory_go(struct device *dev)
 	preserve(session, dev);
 	close(memory);
 	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "without memory");
+	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "still without memory");
 	close(session);
 }
 

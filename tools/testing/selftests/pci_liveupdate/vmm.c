@@ -1000,9 +1000,16 @@ static void nic_take_back(struct nic *nic)
 	if (!nic->preserved)
 		nic_open(nic);
 	bind_device(nic->fd, iommufd, nic->bdf);
-	/* DMA that an IOMMU has made wait goes on when the device is attached */
 	if (nic->driver)
 		nic_map_dma(nic);
+}
+
+/*
+ * From here on the IOMMU uses the new mappings; and for all devices of the group. DMA that
+ * an IOMMU has made wait goes on.
+ */
+static void nic_attach_again(struct nic *nic)
+{
 	nic_attach(nic);
 	if (nic->driver)
 		nic_go_on(nic);
@@ -1051,6 +1058,8 @@ static void take_all_back(void)
 	retrieve_sessions();
 	for_each_nic(nic)
 		nic_take_back(nic);
+	for_each_nic(nic)
+		nic_attach_again(nic);
 	if (!is_unfinished())
 		finish_sessions();
 }
