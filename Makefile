@@ -8,7 +8,7 @@ export BUDGET CONFIG CORE KERNEL QEMU SUITE T V
 help:
 	@echo 'make demo                     replace the kernel under a running NIC, in QEMU'
 	@echo '                              (11 minutes the first time)'
-	@echo 'make check                    what each change must pass (6 minutes, and building a kernel)'
+	@echo 'make check                    what each change must pass (7 minutes, and building a kernel)'
 	@echo 'make check-all                all tests, on three kernels; BUDGET=MINUTES: as many as fit'
 	@echo 'make check T=PATTERN [V=1]    only these scenarios: T="hotplug*"; V=1 shows their consoles'
 	@echo 'make check-bare               make demo and make check in a new Debian, as root:'
