@@ -309,7 +309,7 @@ SEQUENCES = [
              core="the table's memory is given back, after finish and after abort"),
     # The same of the page tables
     Scenario("memory_iommu", SWITCH, 2, options="--abort 2", updates=2,
-             append="init_on_free=1", leaks=False, iommu=True, interval=0.2,
+             append="init_on_free=1", leaks=False, iommu=True, interval=0.2, on=DEMO,
              checks=[checks.same_memory, checks.freed],
              answers={KEXEC: [handover.count_pages, handover.remember_page_tables],
                       SECOND_KEXEC: [handover.count_pages, handover.look_for_pages]},
