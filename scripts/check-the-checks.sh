@@ -156,10 +156,10 @@ breakage "a domain is replaced with a gap" drivers/iommu/intel/iommu.c \
 	replace "it had no entry"
 breakage "an IOMMU is turned off" drivers/iommu/intel/iommu.c \
 	"$(within intel_iommu_shutdown 's/!intel_liveupdate_hand_over\(iommu\)/true/')" \
-	root_port_iommu "it had"
+	root_port_iommu "gave up waiting for the last packet"
 breakage "a running device gets a default domain" drivers/iommu/intel/iommu.c \
 	"$(within intel_iommu_is_attach_deferred 's/intel_liveupdate_is_kept\(dev\)/false/')" \
-	root_port_iommu "it had"
+	root_port_iommu "fault addr"
 breakage "another root table is trusted" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_rid_check 's/!= rec->intel.root/== 1/')" \
 	not_adopted_root "0 lines with 'DMAR: liveupdate"
@@ -171,7 +171,7 @@ breakage "a device may reach any memory" drivers/iommu/liveupdate.c \
 	fixed "preserve"
 breakage "memory is checked once" drivers/iommu/liveupdate.c \
 	"$(within iommu_outgoing_walk 's/if \(!err\)/if (true)/')" \
-	fixed "still without memory"
+	fixed "3 lines with 'liveupdate: its address space"
 breakage "an address space that is handed over changes" drivers/iommu/iommufd/io_pagetable.c \
 	's/if \(iopt->nr_preserved\)/if (false)/' \
 	fixed "map"
