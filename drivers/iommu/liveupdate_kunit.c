@@ -20,6 +20,7 @@
 #include <linux/slab.h>
 
 #include "liveupdate.h"
+#include "../pci/tests/kho_kunit.h"
 
 #undef MODULE_PARAM_PREFIX
 #define MODULE_PARAM_PREFIX "iommu_liveupdate_kunit."
@@ -165,9 +166,6 @@ enum {
 	ROOT = TABLE_2 + 2, NR_PAGES,
 };
 
-/* As kexec_handover.c has it in page->private, with order 0 */
-#define FAKE_KHO_MAGIC	0x4b484f50UL
-
 struct fake_table {
 	struct page *pages[NR_PAGES];
 };
@@ -197,17 +195,12 @@ static void *fake_rec(struct fake_table *table, int page, size_t size, int i)
 	((struct iommu_page_ser *)fake_rec(table, page,			\
 					   sizeof(struct iommu_page_ser), i))
 
-static bool fake_is_preserved(struct page *page)
-{
-	return page_private(page) == FAKE_KHO_MAGIC << 32;
-}
-
 static unsigned int fake_nr_preserved(struct fake_table *table)
 {
 	unsigned int nr = 0;
 
 	for (int i = 0; i < NR_PAGES; i++)
-		nr += fake_is_preserved(table->pages[i]);
+		nr += kunit_kho_is_preserved(table->pages[i]);
 	return nr;
 }
 
@@ -215,7 +208,7 @@ static unsigned int fake_nr_preserved(struct fake_table *table)
 static void fake_free(struct fake_table *table)
 {
 	for (int i = 0; i < NR_PAGES; i++) {
-		if (fake_is_preserved(table->pages[i]))
+		if (kunit_kho_is_preserved(table->pages[i]))
 			kho_restore_free(page_address(table->pages[i]));
 	}
 }
@@ -243,12 +236,8 @@ static void fake_fill_domain(struct fake_table *table, int i, int block, int fir
 /* As the old kernel has left it; with a free slot in each block that may have one. */
 static void fake_fill(struct kunit *test, struct fake_table *table)
 {
-	for (int i = 0; i < NR_PAGES; i++) {
-		table->pages[i] = alloc_page(GFP_KERNEL | __GFP_ZERO);
-		KUNIT_ASSERT_NOT_NULL(test, table->pages[i]);
-		set_page_private(table->pages[i], FAKE_KHO_MAGIC << 32);
-		adjust_managed_page_count(table->pages[i], -1);
-	}
+	for (int i = 0; i < NR_PAGES; i++)
+		table->pages[i] = kunit_kho_page(test);
 
 	*(struct iommu_ser *)fake_page(table, SER) = (struct iommu_ser){
 		.version = IOMMU_SER_VERSION,
@@ -449,7 +438,7 @@ static void load_random(struct kunit *test)
 		if (ser) {
 			nr_good++;
 			iommu_incoming_free(ser);
-			KUNIT_EXPECT_FALSE_MSG(test, fake_is_preserved(table.pages[SER]),
+			KUNIT_EXPECT_FALSE_MSG(test, kunit_kho_is_preserved(table.pages[SER]),
 					       "seed %u", first_seed + i);
 		} else {
 			KUNIT_EXPECT_EQ_MSG(test, NR_PAGES, fake_nr_preserved(&table),

@@ -30,6 +30,7 @@
 #include <asm/pci_x86.h>
 
 #include "../../../kernel/liveupdate/luo_internal.h"
+#include "kho_kunit.h"
 
 #undef MODULE_PARAM_PREFIX
 #define MODULE_PARAM_PREFIX "pci_liveupdate_kunit."
@@ -329,29 +330,10 @@ static struct pci_driver fake_native_driver = {
 
 /* The table between two kernels */
 
-/* As kexec_handover.c has it in page->private, with order 0 */
-#define FAKE_KHO_MAGIC	0x4b484f50UL
-
 struct fake_table {
 	unsigned int nr_pages;
 	struct page **pages;	/* the first is that of struct pci_ser */
 };
-
-static bool fake_page_is_preserved(struct page *page)
-{
-	return page_private(page) == FAKE_KHO_MAGIC << 32;
-}
-
-/* A page as the next kernel finds it. */
-static struct page *fake_preserved_page(struct kunit *test)
-{
-	struct page *page = alloc_page(GFP_KERNEL | __GFP_ZERO);
-
-	KUNIT_ASSERT_NOT_NULL(test, page);
-	set_page_private(page, FAKE_KHO_MAGIC << 32);
-	adjust_managed_page_count(page, -1);
-	return page;
-}
 
 static u64 fake_table_pa(struct fake_table *table)
 {
@@ -385,7 +367,7 @@ static unsigned int fake_table_nr_preserved(struct fake_table *table)
 	unsigned int nr = 0;
 
 	for (unsigned int i = 0; i < table->nr_pages; i++)
-		nr += fake_page_is_preserved(table->pages[i]);
+		nr += kunit_kho_is_preserved(table->pages[i]);
 	return nr;
 }
 
@@ -395,7 +377,7 @@ static void fake_table_free(void *data)
 	struct fake_table *table = data;
 
 	for (unsigned int i = 0; i < table->nr_pages; i++) {
-		if (fake_page_is_preserved(table->pages[i]))
+		if (kunit_kho_is_preserved(table->pages[i]))
 			kho_restore_free(page_address(table->pages[i]));
 	}
 	table->nr_pages = 0;
@@ -412,7 +394,7 @@ static struct fake_table *fake_table(struct kunit *test, unsigned int nr_pages)
 	KUNIT_ASSERT_EQ(test, 0,
 			kunit_add_action_or_reset(test, fake_table_free, table));
 	for (unsigned int i = 0; i < nr_pages; i++) {
-		table->pages[i] = fake_preserved_page(test);
+		table->pages[i] = kunit_kho_page(test);
 		table->nr_pages++;
 	}
 	return table;
@@ -2982,12 +2964,12 @@ static void fake_image_restore(struct kunit *test, struct fake_image *image)
 
 	/* Before one of these is used for another that was given back, too */
 	for (unsigned int i = 0; i < table->nr_pages; i++) {
-		if (!fake_page_is_preserved(table->pages[i]))
+		if (!kunit_kho_is_preserved(table->pages[i]))
 			table->pages[i] = NULL;
 	}
 	for (unsigned int i = 0; i < table->nr_pages; i++) {
 		if (!table->pages[i])
-			table->pages[i] = fake_preserved_page(test);
+			table->pages[i] = kunit_kho_page(test);
 		memcpy(page_address(table->pages[i]),
 		       image->pages + i * PAGE_SIZE, PAGE_SIZE);
 	}
@@ -3213,7 +3195,7 @@ static u64 damage(struct rnd_state *rnd, struct fake_table *table)
 static bool memory_is_right(struct oracle *o, bool accepted)
 {
 	for (unsigned int i = 0; i < o->table->nr_pages; i++) {
-		if (fake_page_is_preserved(o->table->pages[i]) !=
+		if (kunit_kho_is_preserved(o->table->pages[i]) !=
 		    !(accepted && test_bit(i, o->visited)))
 			return false;
 	}
