@@ -393,10 +393,7 @@ void iommu_liveupdate_walk_rids(void (*fn)(struct iommu_rid_ser *rec,
  * Return: 0; -ENOENT if there is no incoming table, or it isn't used; or what @fn
  * returned.
  */
-int iommu_liveupdate_walk_incoming(int (*fn)(const struct iommu_rid_ser *rec,
-					     const struct iommu_domain_ser *domain,
-					     void *data),
-				   void *data)
+int iommu_liveupdate_walk_incoming(iommu_rid_fn fn, void *data)
 {
 	int err = -ENOENT;
 	void *obj;
@@ -420,7 +417,7 @@ int iommu_liveupdate_walk_incoming(int (*fn)(const struct iommu_rid_ser *rec,
  *
  * Without that the table is never freed: IOMMUs that nobody knows of may use it.
  *
- * Context: called after iommu_liveupdate_walk_incoming(), at boot.
+ * Context: boot.
  */
 void iommu_liveupdate_set_release(void (*release)(void))
 {
@@ -573,7 +570,6 @@ static int iommu_flb_retrieve(struct liveupdate_flb_op_args *args)
 static int iommu_has_rid(const struct iommu_rid_ser *rec,
 			 const struct iommu_domain_ser *domain, void *data)
 {
-	pr_warn("no driver has taken the previous kernel's IOMMUs over, which may still use their tables: the memory of these stays reserved\n");
 	return 1;
 }
 
@@ -583,10 +579,11 @@ static void iommu_flb_finish(struct liveupdate_flb_op_args *args)
 
 	if (iommu_incoming_release)
 		iommu_incoming_release();
-	else if (iommu_incoming && iommu_incoming_walk_rids(iommu_incoming, iommu_has_rid, NULL))
-		iommu_incoming = NULL;
 
-	if (iommu_incoming)
+	if (iommu_incoming && !iommu_incoming_release &&
+	    iommu_incoming_walk_rids(iommu_incoming, iommu_has_rid, NULL))
+		pr_warn("no driver has taken the previous kernel's IOMMUs over, which may still use their tables: the memory of these stays reserved\n");
+	else if (iommu_incoming)
 		iommu_incoming_free(iommu_incoming);
 	iommu_incoming = NULL;
 	iommu_incoming_release = NULL;

@@ -21,17 +21,14 @@ void iommu_liveupdate_walk_rids(void (*fn)(struct iommu_rid_ser *rec,
 				void *data);
 
 /* What drivers call in the next kernel */
-int iommu_liveupdate_walk_incoming(int (*fn)(const struct iommu_rid_ser *rec,
-					     const struct iommu_domain_ser *domain,
-					     void *data),
-				   void *data);
+typedef int (*iommu_rid_fn)(const struct iommu_rid_ser *rec,
+			    const struct iommu_domain_ser *domain, void *data);
+
+int iommu_liveupdate_walk_incoming(iommu_rid_fn fn, void *data);
 void iommu_liveupdate_set_release(void (*release)(void));
 
 struct iommu_ser *iommu_incoming_load(u64 pa);
 void iommu_incoming_free(struct iommu_ser *ser);
-int iommu_incoming_walk_rids(struct iommu_ser *ser,
-			     int (*fn)(const struct iommu_rid_ser *rec,
-				       const struct iommu_domain_ser *domain, void *data),
-			     void *data);
+int iommu_incoming_walk_rids(struct iommu_ser *ser, iommu_rid_fn fn, void *data);
 
 #endif /* __IOMMU_LIVEUPDATE_H */

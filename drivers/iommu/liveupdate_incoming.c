@@ -129,13 +129,18 @@ struct iommu_check_pages {
 	bool has_top;
 };
 
+static bool iommu_page_ok(struct iommu_check *check, const struct iommu_page_ser *rec)
+{
+	return kho_preserved_size(rec->phys) == PAGE_SIZE &&
+	       !xa_load(&check->blocks, PHYS_PFN(rec->phys));
+}
+
 static int iommu_check_page(void *data, void *arg)
 {
 	const struct iommu_page_ser *rec = data;
 	struct iommu_check_pages *pages = arg;
 
-	if (kho_preserved_size(rec->phys) != PAGE_SIZE ||
-	    xa_load(&pages->check->blocks, PHYS_PFN(rec->phys)))
+	if (!iommu_page_ok(pages->check, rec))
 		return iommu_table_err("domain %u: no page table at %#llx",
 				       pages->domain->id, rec->phys);
 
@@ -148,10 +153,8 @@ static int iommu_check_page(void *data, void *arg)
 static int iommu_check_other_page(void *data, void *arg)
 {
 	const struct iommu_page_ser *rec = data;
-	struct iommu_check *check = arg;
 
-	if (kho_preserved_size(rec->phys) != PAGE_SIZE ||
-	    xa_load(&check->blocks, PHYS_PFN(rec->phys)))
+	if (!iommu_page_ok(arg, rec))
 		return iommu_table_err("no page of an IOMMU at %#llx", rec->phys);
 	return 0;
 }
@@ -317,8 +320,7 @@ static int iommu_free_domain(void *data, void *arg)
 struct iommu_walk {
 	struct iommu_ser *ser;
 	const struct iommu_rid_ser *rid;
-	int (*fn)(const struct iommu_rid_ser *rec, const struct iommu_domain_ser *domain,
-		  void *data);
+	iommu_rid_fn fn;
 	void *data;
 };
 
@@ -350,10 +352,7 @@ static int iommu_walk_rid(void *rec, void *arg)
  * Context: may sleep.
  * Return: 0, or what @fn returned.
  */
-int iommu_incoming_walk_rids(struct iommu_ser *ser,
-			     int (*fn)(const struct iommu_rid_ser *rec,
-				       const struct iommu_domain_ser *domain, void *data),
-			     void *data)
+int iommu_incoming_walk_rids(struct iommu_ser *ser, iommu_rid_fn fn, void *data)
 {
 	struct iommu_walk walk = { .ser = ser, .fn = fn, .data = data };
 

@@ -48,6 +48,11 @@
 #include "iommu.h"
 #include "../liveupdate.h"
 
+static bool intel_rid_is_of(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
+{
+	return rec->driver == IOMMU_SER_INTEL && rec->intel.unit == iommu->reg_phys;
+}
+
 /* The old kernel */
 
 static struct context_entry *intel_handover_context(struct root_entry *root, u16 rid)
@@ -134,7 +139,7 @@ static void intel_handover_copy(struct iommu_rid_ser *rec,
 	struct intel_iommu *iommu = handover->iommu;
 	struct context_entry *live;
 
-	if (rec->driver != IOMMU_SER_INTEL || rec->intel.unit != iommu->reg_phys)
+	if (!intel_rid_is_of(rec, iommu))
 		return;
 
 	handover->nr_rids++;
@@ -203,11 +208,6 @@ struct intel_kept {
 	struct xarray dids;
 	struct xarray rids;
 };
-
-static bool intel_rid_is_of(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
-{
-	return rec->driver == IOMMU_SER_INTEL && rec->intel.unit == iommu->reg_phys;
-}
 
 static bool intel_rid_is_live(const struct iommu_rid_ser *rec)
 {
@@ -313,7 +313,52 @@ static void intel_kept_free(struct intel_iommu *iommu)
 	iommu->kept = NULL;
 }
 
-static void intel_liveupdate_release(void);
+/* An entry that still leads to the page tables of the previous kernel */
+static void intel_drop_entry(struct intel_iommu *iommu, u16 rid)
+{
+	u8 bus = PCI_BUS_NUM(rid), devfn = rid & 0xff;
+	struct context_entry *context;
+
+	guard(spinlock)(&iommu->lock);
+
+	if (!context_copied(iommu, bus, devfn))
+		return;
+
+	context = iommu_context_addr(iommu, bus, devfn, 1);
+	if (context)
+		copied_context_tear_down(iommu, context, bus, devfn);
+}
+
+/**
+ * intel_liveupdate_drop_unit - Drop all that a unit has from the previous kernel
+ * @iommu: unit, which may have nothing
+ *
+ * Context: any; iommu->lock isn't held.
+ */
+void intel_liveupdate_drop_unit(struct intel_iommu *iommu)
+{
+	unsigned long rid;
+	void *entry;
+
+	if (!iommu->kept)
+		return;
+
+	xa_for_each(&iommu->kept->rids, rid, entry)
+		intel_drop_entry(iommu, rid);
+	intel_kept_free(iommu);
+}
+
+/* At the last finish, before the page tables are freed */
+static void intel_liveupdate_release(void)
+{
+	struct dmar_drhd_unit *drhd;
+	struct intel_iommu *iommu;
+
+	guard(rcu)();
+
+	for_each_iommu(iommu, drhd)
+		intel_liveupdate_drop_unit(iommu);
+}
 
 static bool intel_translation_is_on(void)
 {
@@ -365,6 +410,8 @@ bool intel_liveupdate_can_adopt(struct intel_iommu *iommu)
 {
 	int err = -ENOMEM;
 
+	iommu_liveupdate_set_release(intel_liveupdate_release);
+
 	iommu->kept = kzalloc_obj(*iommu->kept);
 	if (iommu->kept) {
 		xa_init(&iommu->kept->dids);
@@ -378,8 +425,6 @@ bool intel_liveupdate_can_adopt(struct intel_iommu *iommu)
 	/* Nothing is wrong if no device of this unit does DMA */
 	if (err)
 		intel_liveupdate_stop_devices();
-	else
-		iommu_liveupdate_set_release(intel_liveupdate_release);
 	return false;
 }
 
@@ -408,53 +453,6 @@ static int intel_copy_entry(const struct iommu_rid_ser *rec,
 	return 0;
 }
 
-/* An entry that still leads to the page tables of the previous kernel */
-static void intel_drop_entry(struct intel_iommu *iommu, u16 rid)
-{
-	u8 bus = PCI_BUS_NUM(rid), devfn = rid & 0xff;
-	struct context_entry *context;
-
-	guard(spinlock)(&iommu->lock);
-
-	if (!context_copied(iommu, bus, devfn))
-		return;
-
-	context = iommu_context_addr(iommu, bus, devfn, 1);
-	if (context)
-		copied_context_tear_down(iommu, context, bus, devfn);
-}
-
-/**
- * intel_liveupdate_drop_unit - Drop all that a unit has from the previous kernel
- * @iommu: unit, which may have nothing
- *
- * Context: any; iommu->lock isn't held.
- */
-void intel_liveupdate_drop_unit(struct intel_iommu *iommu)
-{
-	unsigned long rid;
-	void *entry;
-
-	if (!iommu->kept)
-		return;
-
-	xa_for_each(&iommu->kept->rids, rid, entry)
-		intel_drop_entry(iommu, rid);
-	intel_kept_free(iommu);
-}
-
-/* At the last finish, before the page tables are freed */
-static void intel_liveupdate_release(void)
-{
-	struct dmar_drhd_unit *drhd;
-	struct intel_iommu *iommu;
-
-	guard(rcu)();
-
-	for_each_iommu(iommu, drhd)
-		intel_liveupdate_drop_unit(iommu);
-}
-
 /**
  * intel_liveupdate_copy - Take over what a unit has from the previous kernel
  * @iommu: unit for which intel_liveupdate_can_adopt() has returned true; it has an empty
@@ -471,10 +469,8 @@ int intel_liveupdate_copy(struct intel_iommu *iommu)
 	iommu->copied_tables = bitmap_zalloc(BIT_ULL(16), GFP_KERNEL);
 	if (iommu->copied_tables)
 		err = iommu_liveupdate_walk_incoming(intel_copy_entry, iommu);
-	if (!err) {
-		iommu_liveupdate_set_release(intel_liveupdate_release);
+	if (!err)
 		return 0;
-	}
 
 	intel_liveupdate_drop_unit(iommu);
 	bitmap_free(iommu->copied_tables);
