@@ -154,6 +154,9 @@ breakage "a domain is attached before it is populated" drivers/iommu/iommufd/hw_
 breakage "a domain is replaced with a gap" drivers/iommu/intel/iommu.c \
 	"$(within domain_can_replace 's/!info->domain \|\|/true ||/')" \
 	replace "it had no entry"
+breakage "a second stage is replaced with a gap" drivers/iommu/intel/iommu.c \
+	"$(within domain_can_replace 's/return intel_domain_is_ss_paging\(info->domain\)/return false/')" \
+	replace_second_stage "fault addr"
 breakage "an IOMMU is turned off" drivers/iommu/intel/iommu.c \
 	"$(within intel_iommu_shutdown 's/!intel_liveupdate_hand_over\(iommu\)/true/')" \
 	root_port_iommu "gave up waiting for the last packet"

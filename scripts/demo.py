@@ -24,6 +24,7 @@ OUT = f"{TOP}/out"
 sys.dont_write_bytecode = True      # no __pycache__ among the kernel's files
 sys.path.insert(0, f"{TOP}/{SELFTEST}")
 import cfgtrace                     # noqa: E402
+import checks                       # noqa: E402
 import vmtest                       # noqa: E402
 
 BUS_MASTER = 0x4
@@ -58,6 +59,7 @@ class Result:
         self.userspace = next((line.time for line in vm.lines
                                if line.kernel == 2 and "INIT: stage 2" in line.text), None)
         self.held = self.time("held", bdf=self.kept.bdf)
+        self.refused = len(checks.refused_dma(vm))
         self.problems = []
         self.judge()
 
@@ -128,26 +130,15 @@ class Result:
             self.problems.append(f"{self.other.bdf} wasn't preserved and lost nothing: "
                                  "this run proves nothing")
 
-    def untranslated(self):
-        """Of the NIC that is preserved: what its IOMMU had for it, when it wasn't its memory."""
-        watcher = self.vm.translations.get(self.kept.bdf)
-        if not watcher or not self.time("finished"):
-            return ["nobody looked"]
-        return [state for state, _, _ in watcher.spans(self.time("preserved"),
-                                                       self.time("finished"))
-                if state != "its page"]
-
-    def refused(self):
-        """DMA that the IOMMU has refused."""
-        with open(self.vm.trace, errors="replace") as file:
-            return sum("vtd_dmar_fault" in line for line in file)
-
     def judge_translation(self):
-        if self.untranslated():
-            self.problems.append(f"the IOMMU had for {self.kept.bdf}: "
-                                 + ", ".join(self.untranslated()))
-        if self.refused():
-            self.problems.append(f"the IOMMU has refused DMA {self.refused()} times")
+        bdf = self.kept.bdf
+        start, end = self.time("preserved"), self.time("finished")
+        if bdf not in self.vm.translations or not start or not end:
+            self.problems.append(f"nobody looked at the IOMMU's tables for {bdf}")
+        else:
+            self.problems += checks.not_its_page(bdf, self.vm.translations[bdf], start, end)
+        if self.refused:
+            self.problems.append(f"the IOMMU has refused DMA {self.refused} times")
 
     def judge_packets(self):
         kept = self.kept
@@ -259,7 +250,7 @@ def report(result, config):
     if result.kexec:
         lines += table(result)
     lines += [f"{len(vm.bad_lines())} warnings in {len(vm.lines)} lines "
-              f"from {vm.kernels} kernels, {result.refused()} requests that the IOMMU refused", ""]
+              f"from {vm.kernels} kernels, {result.refused} requests that the IOMMU refused", ""]
     if result.problems:
         lines += ["FAIL"] + [f"  {problem}" for problem in result.problems]
     else:

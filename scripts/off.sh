@@ -9,8 +9,9 @@ set -euo pipefail
 
 selftest=$top/tools/testing/selftests/pci_liveupdate
 work=$out/off
-# Fixes, exports, a function for KHO, one of vfio-pci split in two, how a domain is attached,
-# and the modules that these are in: whatever the option says
+# Fixes, exports, functions for KHO, one of vfio-pci split in two, how a domain is attached, a
+# walker of page tables, what iommufd keeps, and the modules that these are in: whatever the
+# option says
 not_ours='kernel/liveupdate/(luo_session|luo_file|luo_flb|kexec_handover|kho_block).o'
 not_ours+='|drivers/vfio/pci/(vfio_pci_config|vfio-pci-core).o'
 not_ours+='|drivers/iommu/(intel/(iommu|pasid)|generic_pt/fmt/iommu_[a-z0-9_]*).o'

@@ -173,11 +173,12 @@ def is_pause(change, bdf):
             change.old ^ change.new == BUS_MASTER)
 
 
-def missing_pause(bdf, changes):
+def missing_pause(bdf, changes, kernel=1):
+    """DMA stops in this kernel, and goes on in the second one."""
     pause = [(change.kernel, change.new & BUS_MASTER) for change in changes
              if is_pause(change, bdf)]
-    if pause != [(1, 0), (2, BUS_MASTER)]:
-        yield f"DMA of {bdf} didn't pause and go on, but {pause}"
+    if pause != [(kernel, 0), (2, BUS_MASTER)]:
+        yield f"DMA of {bdf} didn't pause in kernel {kernel} and go on, but {pause}"
 
 
 def fewer_accesses(run):
@@ -322,10 +323,15 @@ def replaced(run):
         yield from not_its_page(bdf, watcher, start, end)
 
 
+def refused_dma(vm):
+    """What the IOMMU has refused."""
+    with open(vm.trace, errors="replace") as file:
+        return re.findall("vtd_dmar_fault (sid .*)", file.read())
+
+
 def faults(run):
     """No DMA is refused by the IOMMU."""
-    with open(run.vm.trace, errors="replace") as file:
-        refused = re.findall("vtd_dmar_fault (sid .*)", file.read())
+    refused = refused_dma(run.vm)
     if refused:
         yield f"{len(refused)} DMA faults, the first: {refused[0]}"
 
@@ -352,10 +358,7 @@ def resumed(run):
     yield from faults(run)
     for wire in run.vm.wires:
         if wire.bdf in run.kept:
-            changes = [change for change in run.changes([wire.bdf]) if is_pause(change, wire.bdf)]
-            pause = [(change.kernel, change.new & BUS_MASTER) for change in changes]
-            if pause != [(2, 0), (2, BUS_MASTER)]:
-                yield f"DMA of {wire.bdf} didn't pause and go on in the second kernel, but {pause}"
+            yield from missing_pause(wire.bdf, run.changes([wire.bdf]), kernel=2)
 
 
 def let_go(run):

@@ -10,7 +10,7 @@ import struct
 import vmtest
 
 PAGE = 4096
-RECORD = 64
+RECORD, DOMAIN, REQUESTER_ID = 64, 32, 40   # sizes
 NOWHERE = 1 << 45                   # no memory is there
 HOLE = vmtest.RAM - PAGE            # nor there, but below it
 FDT_MAGIC = b"\xd0\x0d\xfe\xed"
@@ -109,17 +109,20 @@ class Handover(Memory):
     def device(self):
         return self.get("Q", self.file)
 
-    def blocks(self, first=None):
-        block = first or self.block
+    def blocks(self, block):
+        """This one, and those after it."""
         while block:
             yield block
             block = self.get("Q", block)
 
-    def records(self):
-        """The address of each, free ones among them."""
-        for block in self.blocks():
+    def slots(self, first, size):
+        """The address of each record of this size, free ones among them."""
+        for block in self.blocks(first):
             for slot in range(self.get("Q", block + 8)):
-                yield block + 16 + RECORD * slot
+                yield block + 16 + size * slot
+
+    def records(self):
+        return self.slots(self.block, RECORD)
 
     def bdf(self, record):
         domain, bdf = struct.unpack_from("<IH", self.memory, record)
@@ -142,12 +145,13 @@ class Handover(Memory):
     def is_translation(self, address):
         return self.get("Q", address) == 2 and 0 < self.get("Q", address + 8) < vmtest.RAM
 
+    def used_slots(self, head, size):
+        """Of records that begin with 0 if they are free."""
+        return (slot for slot in self.slots(self.get("Q", self.translation + head), size)
+                if self.get("I", slot))
+
     def domains(self):
-        """The address of the record of each, if it's in use."""
-        for block in self.blocks(self.get("Q", self.translation + 8)):
-            for slot in range(self.get("Q", block + 8)):
-                if self.get("I", block + 16 + 32 * slot):
-                    yield block + 16 + 32 * slot
+        return self.used_slots(8, DOMAIN)
 
     def page_blocks(self):
         yield from self.blocks(self.get("Q", self.translation + 24))
@@ -159,15 +163,8 @@ class Handover(Memory):
         for block in self.page_blocks():
             yield from struct.unpack_from(f"<{self.get('Q', block + 8)}Q", self.memory, block + 16)
 
-    def requester_ids(self):
-        """The address of the record of each, if it's in use."""
-        for block in self.blocks(self.get("Q", self.translation + 16)):
-            for slot in range(self.get("Q", block + 8)):
-                if self.get("I", block + 16 + 40 * slot):
-                    yield block + 16 + 40 * slot
-
     def put_in_requester_id(self, layout, offset, value):
-        self.put(layout, next(self.requester_ids()) + offset, value)
+        self.put(layout, next(self.used_slots(16, REQUESTER_ID)) + offset, value)
 
     def translation_blocks(self):
         for head in 8, 16:
@@ -236,7 +233,7 @@ def remember_pages(vm, blocks, others=()):
 def remember_table(vm):
     """And what is in its pages."""
     given = Handover(vm)
-    remember_pages(vm, [given.table, *given.blocks()])
+    remember_pages(vm, [given.table, *given.blocks(given.block)])
 
 
 @at_handover
