@@ -163,6 +163,9 @@ MORE_TOPOLOGIES = {
     "virtio": ([f"{ROOT_PORT},bus=pcie.0", "virtio-net-pci,bus=root,romfile="], 1, (1, 1, 0), ""),
 }
 
+# With fixups and ROMs, with switches; for others the code is the same
+DEBUG_TOPOLOGIES = "root_bus", "switch_two_nics"
+
 # Of the second kernel, by the name that a scenario has
 OPTIONS = {
     "assign_busses": "pci=assign-busses", "realloc": "pci=realloc=on",
@@ -189,7 +192,7 @@ def topologies():
     yield Scenario("sixty_four", list(nvmes(8, 8)), 64, adopted=(64, 8, 0), on=DEMO, limit=180)
     for name, (devices, preserve, adopted, core) in {**TOPOLOGIES, **MORE_TOPOLOGIES}.items():
         yield Scenario(name, devices, preserve, adopted=adopted, leaks=False, limit=120, core=core,
-                       on=DEBUG if core else DEMO)
+                       on=DEBUG if name in DEBUG_TOPOLOGIES else DEMO)
     for name, (devices, preserve, adopted, _) in TOPOLOGIES.items():
         options = name == CORE_OPTIONS
         yield Scenario(f"{name}_iommu", devices, preserve, adopted=adopted, iommu=True, leaks=False,
@@ -272,17 +275,18 @@ SEQUENCES = [
     Scenario("abort", SWITCH, 2, options="--abort 1", checks=[],
              lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1},
              core="what is unpreserved isn't in the table"),
-    Scenario("no_session", SWITCH, **WITHOUT_SESSION, leaks=False,
+    Scenario("no_session", SWITCH, **WITHOUT_SESSION, on=DEMO,
              lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}),
     Scenario("slot_reused", list(switch(IGB0, IGB1, "qemu-xhci")), 2, options="--swap",
-             answers=READ_TABLE, adopted=(2, 4, 0),
+             on=DEMO, answers=READ_TABLE, adopted=(2, 4, 0),
              checks=[checks.trace, checks.functions, checks.devices, checks.traffic,
                      checks.table],
              core="a record without a device is used again"),
-    Scenario("two_sessions", SWITCH, 2, options="--sessions 2", adopted=(2, 4, 0), leaks=False,
+    Scenario("two_sessions", SWITCH, 2, options="--sessions 2", adopted=(2, 4, 0), on=DEMO,
              answers=READ_TABLE, checks=[*checks.FULL, checks.table]),
     # The second kernel's VMM has its device, and goes into the next kexec like that
-    Scenario("unfinished", SWITCH, 2, options="--unfinished", updates=2, checks=[checks.let_go],
+    Scenario("unfinished", SWITCH, 2, options="--unfinished", updates=2, on=DEMO,
+             checks=[checks.let_go],
              lines={(2, "liveupdate: adopted 2 devices and 4 bridges, 0 missing"): 1,
                     (3, "liveupdate: adopted"): 0, (3, "VMM: nothing"): 1},
              core="retrieved and not finished"),
@@ -302,14 +306,14 @@ SEQUENCES = [
              twin={"on": ("plain",)}),
     # What KHO preserves when all is over, and what is in the table's memory
     Scenario("memory", SWITCH, 2, options="--abort 2", updates=2, append="init_on_free=1",
-             leaks=False, checks=[checks.same_memory, checks.freed],
+             on=DEMO, checks=[checks.same_memory, checks.freed],
              answers={KEXEC: [handover.count_pages, handover.remember_table],
                       SECOND_KEXEC: [handover.count_pages, handover.look_for_pages]},
              twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT},
              core="the table's memory is given back, after finish and after abort"),
     # The same of the page tables
     Scenario("memory_iommu", SWITCH, 2, options="--abort 2", updates=2,
-             append="init_on_free=1", leaks=False, iommu=True, interval=0.2, on=DEMO,
+             append="init_on_free=1", iommu=True, interval=0.2, on=DEMO,
              checks=[checks.same_memory, checks.freed],
              answers={KEXEC: [handover.count_pages, handover.remember_page_tables],
                       SECOND_KEXEC: [handover.count_pages, handover.look_for_pages]},
@@ -344,7 +348,7 @@ def set_slot(device, control):
 
 HOTPLUG = [
     # Rescan the bus, unplug and replug the neighbours
-    Scenario("disturb", SWITCH, options="--disturb", adopted=(1, 3, 0),
+    Scenario("disturb", SWITCH, options="--disturb", adopted=(1, 3, 0), on=DEMO,
              checks=[*checks.FULL, checks.disturbed],
              core="rescan, removal and arrival of a neighbour change nothing"),
     Scenario("disturb_iommu", SWITCH, options="--disturb", adopted=(1, 3, 0), iommu=True,
@@ -359,7 +363,7 @@ HOTPLUG = [
     Scenario("hotplug_acpi", EMPTY_SLOT, options="--hotplug 0000:04:00.0", iommu=True, leaks=False,
              next_append="pcie_aspm.policy=powersave", answers=PLUG_IN, lines={(2, "pciehp"): 0},
              adopted=(1, 3, 0), checks=[*checks.FULL, checks.disturbed]),
-    Scenario("hotplug_added", EMPTY_SLOT, options="--hotadd 0000:04:00.0",
+    Scenario("hotplug_added", EMPTY_SLOT, options="--hotadd 0000:04:00.0", on=DEMO,
              next_append="preserve=2",
              answers={(1, "VMM: plug"): ["device_add qemu-xhci,id=new,bus=down1"]},
              adopted=(2, 4, 0), checks=checks.FULL,
@@ -372,7 +376,7 @@ HOTPLUG = [
              lines={(2, r"pci 0000:05:00.0: \[1b36:000d\]"): 1}),
     # Both ports of the switch lose their bus numbers. The preserved one's may not go to the
     # other, which gets new ones. That the VMM misses 04:00.0 is because it counts NICs.
-    Scenario("lost_bridge", SWITCH, next_append="pci=assign-busses",
+    Scenario("lost_bridge", SWITCH, next_append="pci=assign-busses", on=DEMO,
              answers={KEXEC: at_once("o/w 0xcf8 0x80020018", "o/w 0xcfc 0",
                                      "o/w 0xcf8 0x80020818", "o/w 0xcfc 0")},
              changes=("kernel 2 0000:02:00.0 xio3130-downstream: Primary Bus (0x18) 0x2 -> 0x0",
@@ -442,12 +446,12 @@ VFIO = [
              adopted=(2, 0, 0), leaks=False, checks=checks.FULL, on=DEMO,
              core="five updates one after another, no packet lost"),
     # While it is preserved, by a host that asks for it
-    vfio("pulled", igbs(2), 2, answers={(1, "VMM: unplug"): ["device_del last"]},
+    vfio("pulled", igbs(2), 2, leaks=False, answers={(1, "VMM: unplug"): ["device_del last"]},
          adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
          core="a device is pulled while it is preserved"),
     # While it is preserved, without a word; the second time the kernel notices, and a kexec
     # that waited for its removal would never come to an end
-    vfio("vanished", igbs(2), 2, answers={(1, "VMM: pull"): EJECT}, adopted=(1, 2, 1),
+    vfio("vanished", igbs(2), 2, answers={(1, "VMM: pull"): EJECT}, adopted=(1, 2, 1), on=DEMO,
          core="a device is pulled without a word, before and after preserve"),
     vfio("surprise", igbs(2), 2, qemu=NATIVE_HOTPLUG, on=DEMO, test="pulled",
          adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
@@ -458,25 +462,25 @@ VFIO = [
          lines={(2, r"0000:03:00.0 \[8086:10c9\] was preserved but is not there"): 1,
                 (2, "0000:02:00.0: .*DMA stopped: removed before its live update"): 1},
          core="a device is pulled between the kernels, or while it waits"),
-    vfio("kinds", KINDS, 5, adopted=(5, 0, 0), leaks=False,
+    vfio("kinds", KINDS, 5, adopted=(5, 0, 0), on=DEMO,
          lines={(1, r"0000:00:06\.0: BAR 2 \[mem 0x[1-9a-f][0-9a-f]{8,}-"): 1,
                 # The firmware's place is in a hole of e820: no rescan finds it again
                 (2, "INIT: not ordinary 0000:00:06.0, see sizes"): 1},
          core="BARs of all kinds, no FLR, no MSI"),
     # The VMM of the documentation
-    vfio("minimal", igbs(1), adopted=(1, 1, 0), leaks=False,
+    vfio("minimal", igbs(1), adopted=(1, 1, 0), on=DEMO,
          core="the VMM of the documentation"),
     # An IOMMU in only one of both kernels
-    vfio("unprotected", igbs(1), next_append="intel_iommu=off", leaks=False,
+    vfio("unprotected", igbs(1), next_append="intel_iommu=off", on=DEMO,
          lines={(2, "no IOMMU translates for it now"): 1},
          core="an IOMMU in the first kernel only"),
-    vfio("protected", igbs(1), iommu=False, next_append=vmtest.IOMMU,
+    vfio("protected", igbs(1), iommu=False, next_append=vmtest.IOMMU, on=DEMO,
          lines={(2, "an IOMMU translates for it now"): 1,
                 (2, "DMA stopped: its file can't be retrieved"): 1},
          core="an IOMMU in the second kernel only"),
     # Group, unbound, in low power, virtual functions, VGA
     vfio("refused", [*igbs(1), "VGA,bus=pcie.0,addr=2.0,romfile=",
-                     "VGA,bus=pcie.0,addr=3.0,romfile="], updates=0,
+                     "VGA,bus=pcie.0,addr=3.0,romfile="], updates=0, on=DEMO,
          lines={(1, "not preserved: a VGA device"): 1,
                 (1, "not preserved: virtual functions can't be"): 1,
                 (1, "not preserved: virtual functions are enabled"): 1,
@@ -543,18 +547,18 @@ EDU = [
         allowed=(rf"kernel 1 {NIC} igb: MSI-X Message Control ",
                  rf"kernel 1 {NIC} igb: Command .* (0x6 -> 0x406|0x406 -> 0x6)"),
         core="a native driver and vfio-pci in one session"),
-    edu("removed_preserved", "--remove preserved", on=DEBUG, **GONE),
+    edu("removed_preserved", "--remove preserved", on=DEBUG, leaks=False, **GONE),
     edu("unbound_preserved", "--remove unbound", on=DEBUG, leaks=False, **GONE),
     # Removed, found again and preserved again
     edu("replaced", "--outlive --replace", watched=(FIRST,), on=DEBUG, answers=READ_TABLE,
         table={FIRST: 1, PORT: 1, LAST: 1}, checks=[checks.edu, checks.table]),
-    edu("removed_incoming", "--remove incoming", on=DEBUG, watched=(FIRST,), intact=1,
+    edu("removed_incoming", "--remove incoming", on=DEBUG, leaks=False, watched=(FIRST,), intact=1,
         stopped={LAST: "removed before its live update was finished"},
         core="a native driver's device is removed before it is taken back"),
-    edu("unbound_incoming", "--remove forsaken", on=DEBUG, intact=1, allowed=(stop(LAST),),
-        stopped={LAST: "its driver isn't bound"},
+    edu("unbound_incoming", "--remove forsaken", on=DEBUG, leaks=False, intact=1,
+        allowed=(stop(LAST),), stopped={LAST: "its driver isn't bound"},
         core="a native driver is unbound before it takes its device back"),
-    edu("removed_retrieved", "--remove retrieved", on=DEBUG, watched=(FIRST,)),
+    edu("removed_retrieved", "--remove retrieved", on=DEBUG, leaks=False, watched=(FIRST,)),
     edu("unbound_retrieved", "--remove used", on=DEBUG, leaks=False, watched=(FIRST,)),
     # Changed by somebody before it is taken back
     edu("damaged", "--remove damaged", intact=1, allowed=(stop(LAST),),
@@ -620,7 +624,7 @@ DAMAGED = [
     damaged("file_size", lambda given: given.put("I", given.device + 8, 1 << 31),
             STOPPED, "Invalid argument", quarantined=False),
     damaged("file_state", lambda given: given.add("I", given.device + 8, -4),
-            STOPPED, "Invalid argument", quarantined=False, on=DEBUG,
+            STOPPED, "Invalid argument", quarantined=False, on=DEBUG, leaks=False,
             core="a device's file that can't be read"),
     damaged("file_config", lambda given: given.put("I", given.device + 12, 1 << 31),
             STOPPED, "Invalid argument", quarantined=False),
@@ -656,7 +660,7 @@ OTHERS = [
              0, "faults", append="loglevel=6", limit=90, checks=[checks.failing_allocations]),
     Scenario("stress", [*SWITCH[:4], DOWN.format(2, 4), DOWN.format(3, 5), f"{IGB0},bus=down0",
                         "e1000,bus=down1,romfile=", "e1000,bus=down2,romfile="],
-             append='stress="10 0000:03:00.0 0000:04:00.0 0000:05:00.0 0000:06:00.0" loglevel=6',
+             append='stress="5 0000:03:00.0 0000:04:00.0 0000:05:00.0 0000:06:00.0" loglevel=6',
              limit=300, interval=0.04, checks=[checks.stress, checks.traffic],
              answers={(1, "VMM: plug"): ["device_add e1000,id=new,bus=down3,romfile="],
                       (1, "VMM: unplug"): ["device_del new"]},
