@@ -163,6 +163,21 @@ breakage "an IOMMU is turned off" drivers/iommu/intel/iommu.c \
 breakage "a running device gets a default domain" drivers/iommu/intel/iommu.c \
 	"$(within intel_iommu_is_attach_deferred 's/intel_liveupdate_is_kept\(dev\)/false/')" \
 	root_port_iommu "fault addr"
+breakage "tables are switched when a device is attached" drivers/iommu/intel/iommu.c \
+	"$(within domain_context_mapping_cb 's/intel_liveupdate_waits\(iommu, pdev, alias\)/false/')" \
+	map_late "fault addr|packets were lost|it had nothing"
+breakage "a neighbour turns translation off" drivers/iommu/intel/iommu.c \
+	"$(within context_setup_pass_through 's/intel_liveupdate_waits\(.*\)\)/false)/')" \
+	waiting_pass_through "the entry was"
+breakage "DMA resumes before the address space is complete" $vfio \
+	"$(within vfio_pci_attach_ioas 's/ \|\| vdev->liveupdate.ser//')" \
+	map_late_second_stage "fault addr"
+breakage "tables are never switched" drivers/iommu/intel/liveupdate.c \
+	"$(within intel_rid_finish 's/domain_context_replace_cb\(.*\);/;/')" \
+	root_port_iommu "it had another page|it had no entry|it had nothing|packets were lost|gave up waiting|fault addr"
+breakage "a shared requester ID is switched too early" drivers/iommu/intel/liveupdate.c \
+	"$(within intel_liveupdate_waits 's/pci_for_each_dma_alias\(.*rid\)/pci_dev_id(pdev) == rid/')" \
+	map_late_bridge "packets were lost|fault addr|gave up waiting"
 breakage "another root table is trusted" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_rid_check 's/!= rec->intel.root/== 1/')" \
 	not_adopted_root "0 lines with 'DMAR: liveupdate"

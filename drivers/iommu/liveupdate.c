@@ -23,12 +23,13 @@
  *
  * the next kernel
  *   The IOMMU's driver reads the table before it touches an IOMMU, and leaves the devices
- *   in it alone: they go on with the tables of the previous kernel until they are attached
- *   to a new domain.
+ *   in it alone: they go on with the tables of the previous kernel until they are finished.
+ *   To attach one to a domain only prepares that.
  *
  * finish
- *   When the last file is finished, the driver lets go of the tables, and all their pages
- *   are freed. A device that wasn't attached to a new domain can't do DMA any more.
+ *   A device that is attached to a domain uses that from here on; the hardware is switched
+ *   without a moment in between. A device that isn't attached can't do DMA any more. When
+ *   the last file is finished, the pages of the old tables are freed.
  *
  * Files that can be preserved use the table by way of iommu_liveupdate_register_flb().
  */
@@ -607,7 +608,8 @@ static struct liveupdate_flb iommu_liveupdate_flb = {
 /**
  * iommu_liveupdate_register_flb - Let the files of a handler hand translations over
  * @fh: LUO file handler of a driver whose devices may be attached to a domain. The driver
- *      registers the PCI table first: what is registered last is finished first.
+ *      registers the PCI table after that: what is registered last is finished first, and
+ *      the PCI core stops a device before its page tables go.
  *
  * Context: after liveupdate_register_file_handler(). May sleep.
  * Return: 0, or the error of liveupdate_register_flb(): -EOPNOTSUPP if live update is
@@ -687,21 +689,38 @@ void iommu_liveupdate_unpreserve(struct device *dev, struct iommu_domain *domain
 }
 EXPORT_SYMBOL_GPL(iommu_liveupdate_unpreserve);
 
-/**
- * iommu_liveupdate_drop - Cut a device off from the page tables of the previous kernel
- * @dev: device that isn't waited for any more. Nothing happens if it is attached to a
- *       domain of this kernel.
- *
- * Context: called by the PCI core when a device is finished, given up or removed. May
- * sleep.
- */
-void iommu_liveupdate_drop(struct device *dev)
+static int iommu_finish_device(struct device *dev, void *data)
 {
-	/* A device that no IOMMU driver has probed has nothing to be cut off from */
-	if (!dev->iommu || !dev->iommu->iommu_dev)
+	if (dev == data)
+		dev_iommu_ops(dev)->liveupdate_finish(dev);
+	return 0;
+}
+
+/**
+ * iommu_liveupdate_finish - End the use of the previous kernel's page tables by a device
+ * @dev: device that isn't incoming any more
+ *
+ * From here on @dev uses the domain that it is attached to. If there is none, it is blocked.
+ *
+ * Context: called by the PCI core when a device is finished, given up or removed. Takes the
+ * mutex of the device's group. May sleep.
+ */
+void iommu_liveupdate_finish(struct device *dev)
+{
+	struct iommu_group *group;
+
+	/* A device that no IOMMU driver has probed has no tables */
+	if (!dev->iommu || !dev->iommu->iommu_dev ||
+	    !dev_iommu_ops(dev)->liveupdate_finish)
 		return;
-	if (dev_iommu_ops(dev)->liveupdate_drop)
-		dev_iommu_ops(dev)->liveupdate_drop(dev);
+
+	group = iommu_group_get(dev);
+	if (!group)
+		return;
+
+	/* Nobody attaches or detaches it meanwhile */
+	iommu_group_for_each_dev(group, dev, iommu_finish_device);
+	iommu_group_put(group);
 }
 
 /**

@@ -100,9 +100,10 @@
  * Protects both tables and every device's struct pci_liveupdate, except for the fields
  * whose kernel-doc says what else protects them.
  *
- * This is the innermost lock: it nests inside LUO's locks of the session, the file and
- * the FLB (LUO's callbacks take it), inside pci_rescan_remove_lock (enumeration and
- * removal take it), and inside device locks (unbinding and drivers take it). Enumeration
+ * Only the mutex of an IOMMU group nests inside it, see iommu_liveupdate_finish(). It nests
+ * inside LUO's locks of the session, the file and the FLB (LUO's callbacks take it), inside
+ * pci_rescan_remove_lock (enumeration and removal take it), and inside device locks
+ * (unbinding and drivers take it) and vfio's of a device set. Enumeration
  * also takes LUO's FLB lock inside pci_rescan_remove_lock. So no FLB callback may take
  * pci_rescan_remove_lock, and pci_liveupdate_preserve(), which LUO calls with
  * &luo_session.mutex held, only tries pci_rescan_remove_lock.

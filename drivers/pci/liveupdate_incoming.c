@@ -96,9 +96,9 @@ static void pci_incoming_release_bridge(struct pci_dev *bridge)
 /* Make @dev ordinary, but leave the bridges above it to the caller. */
 static void pci_incoming_release(struct pci_dev *dev)
 {
-	/* Whoever gets @dev next must not reach what its last user could reach */
-	iommu_liveupdate_drop(&dev->dev);
 	pci_incoming_end(dev);
+	/* Whoever gets @dev next must not reach what its last user could reach */
+	iommu_liveupdate_finish(&dev->dev);
 
 	pci_incoming_let_go(dev);
 

@@ -19,7 +19,7 @@ void iommu_liveupdate_unregister_flb(struct liveupdate_file_handler *fh);
 int iommu_liveupdate_preserve(struct device *dev, struct iommu_domain *domain);
 void iommu_liveupdate_unpreserve(struct device *dev, struct iommu_domain *domain);
 int iommu_liveupdate_freeze(struct device *dev, struct iommu_domain *domain);
-void iommu_liveupdate_drop(struct device *dev);
+void iommu_liveupdate_finish(struct device *dev);
 #else
 static inline int iommu_liveupdate_register_flb(struct liveupdate_file_handler *fh)
 {
@@ -47,7 +47,7 @@ static inline int iommu_liveupdate_freeze(struct device *dev,
 	return 0;
 }
 
-static inline void iommu_liveupdate_drop(struct device *dev)
+static inline void iommu_liveupdate_finish(struct device *dev)
 {
 }
 #endif

@@ -21,7 +21,13 @@
  *   no default domain to them. Their domain IDs stay reserved until the last finish.
  *
  * attach
- *   The entry is replaced in one store, see domain_context_replace_cb().
+ *   All is prepared, but the entry stays: the user may attach an empty address space, and
+ *   map its memory afterwards.
+ *
+ * finish
+ *   The entry is replaced in one store, see domain_context_replace_cb(). If several devices
+ *   use a requester ID, the last one's finish does that. A device that isn't attached loses
+ *   its entry.
  *
  * If a unit can't be taken over, the devices that are waited for are stopped before the
  * unit is.
@@ -98,7 +104,8 @@ static int intel_handover_alloc(struct intel_iommu *iommu, u16 rid)
  *
  * Context: called by the IOMMU core with the lock of its table held. May sleep.
  * Return: 0; -EOPNOTSUPP in scalable mode, whose tables have more levels than are
- * recorded, and for a device with ATS enabled; -ENOMEM, -ENOSPC.
+ * recorded, for a device with ATS enabled, and if the requester ID is still translated by
+ * page tables of the previous kernel; -ENOMEM, -ENOSPC.
  */
 int intel_iommu_liveupdate_rid(struct device *dev, struct iommu_domain *domain,
 			       struct iommu_rid_ser *rec)
@@ -112,6 +119,8 @@ int intel_iommu_liveupdate_rid(struct device *dev, struct iommu_domain *domain,
 		return -EOPNOTSUPP;
 	/* The next kernel's probe would turn ATS off, see pci_prepare_ats() */
 	if (info->ats_enabled)
+		return -EOPNOTSUPP;
+	if (context_copied(iommu, PCI_BUS_NUM(rec->rid), rec->rid & 0xff))
 		return -EOPNOTSUPP;
 
 	err = intel_handover_alloc(iommu, rec->rid);
@@ -479,20 +488,52 @@ int intel_liveupdate_copy(struct intel_iommu *iommu)
 	return err;
 }
 
-/* If nobody waits for the device, or for one below that bridge, its entry isn't of use. */
+static int intel_rid_is(struct pci_dev *pdev, u16 rid, void *data)
+{
+	return rid == *(u16 *)data;
+}
+
+/**
+ * intel_liveupdate_waits - Check whether an entry must stay until a finish
+ * @iommu: unit that has the entry
+ * @rid:   requester ID
+ *
+ * If no incoming device uses @rid, its entry isn't of use: that device wasn't found.
+ *
+ * Context: may sleep.
+ * Return: true if @rid is translated by page tables of the previous kernel until
+ * intel_iommu_liveupdate_finish() replaces its entry.
+ */
+bool intel_liveupdate_waits(struct intel_iommu *iommu, u16 rid)
+{
+	struct pci_dev *pdev = NULL;
+
+	if (!iommu->kept || !context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff))
+		return false;
+
+	for_each_pci_dev(pdev) {
+		if (pci_is_bridge(pdev) || !pci_liveupdate_is_incoming(pdev) ||
+		    pci_domain_nr(pdev->bus) != iommu->segment)
+			continue;
+		if (pci_for_each_dma_alias(pdev, intel_rid_is, &rid)) {
+			pci_dev_put(pdev);
+			return true;
+		}
+	}
+
+	return false;
+}
+
 static int intel_rid_is_kept(struct pci_dev *pdev, u16 rid, void *data)
 {
-	struct intel_iommu *iommu = data;
-
-	return pci_liveupdate_is_incoming(pdev) &&
-	       context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff);
+	return intel_liveupdate_waits(data, rid);
 }
 
 /**
  * intel_liveupdate_is_kept - Check whether a device is as the previous kernel left it
  * @dev: device
  *
- * Context: any.
+ * Context: may sleep.
  * Return: true if one of the requester IDs of @dev is translated by page tables of the
  * previous kernel of a live update.
  */
@@ -504,22 +545,37 @@ bool intel_liveupdate_is_kept(struct device *dev)
 	       pci_for_each_dma_alias(to_pci_dev(dev), intel_rid_is_kept, info->iommu);
 }
 
-static int intel_rid_drop(struct pci_dev *pdev, u16 rid, void *data)
+/* All that use a requester ID are in one group, and so attached to one domain. */
+static int intel_rid_finish(struct pci_dev *pdev, u16 rid, void *data)
 {
-	intel_drop_entry(data, rid);
+	struct device_domain_info *info = data;
+	struct intel_iommu *iommu = info->iommu;
+
+	if (!context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff) ||
+	    intel_liveupdate_waits(iommu, rid))
+		return 0;
+
+	if (info->domain)
+		domain_context_replace_cb(pdev, rid, info->domain);
+	else if (info->domain_attached)
+		context_setup_pass_through_cb(pdev, rid, info->dev);
+	else
+		intel_drop_entry(iommu, rid);
 	return 0;
 }
 
 /**
- * intel_iommu_liveupdate_drop - Cut a device off from the tables of the previous kernel
- * @dev: device; those that share a requester ID with it are cut off, too
+ * intel_iommu_liveupdate_finish - End the use of the previous kernel's tables by a device
+ * @dev: device that isn't incoming any more
  *
- * Context: may sleep.
+ * From here on @dev uses the domain that it is attached to. If there is none, it is blocked.
+ *
+ * Context: called by the IOMMU core with the mutex of the group held. May sleep.
  */
-void intel_iommu_liveupdate_drop(struct device *dev)
+void intel_iommu_liveupdate_finish(struct device *dev)
 {
 	struct device_domain_info *info = dev_iommu_priv_get(dev);
 
 	if (info && info->iommu->kept && dev_is_pci(dev))
-		pci_for_each_dma_alias(to_pci_dev(dev), intel_rid_drop, info->iommu);
+		pci_for_each_dma_alias(to_pci_dev(dev), intel_rid_finish, info);
 }

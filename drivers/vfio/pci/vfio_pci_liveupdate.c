@@ -46,16 +46,17 @@
  * retrieve again, or if the open of a retrieved file fails half-way.
  *
  * If an IOMMU translates for the device and can hand its page tables over, it goes on
- * translating, and DMA goes on, too. The VMM maps its memory where it was and then
- * attaches the device, which replaces the old page tables at once. A device that isn't
+ * translating, and DMA goes on, too. The VMM attaches the device and maps its memory where
+ * it was, in any order; finish replaces the old page tables at once. A device that isn't
  * attached when its file is finished is stopped until it is.
  *
  * Any other IOMMU is off between the kernels, and its tables are gone afterwards: a
  * device would read and write other memory than its user meant. Freeze therefore clears
- * Bus Master Enable, and the next kernel sets it again when the VMM attaches the device.
- * Until then there is no DMA; how the device copes with that is up to the device. The
- * addresses that the device was given mean the same only if an IOMMU translates in both
- * kernels or in neither: otherwise retrieve fails.
+ * Bus Master Enable, and the next kernel sets it again at finish if the VMM has attached
+ * the device, or when it attaches the device later. Until then there is no DMA; how the
+ * device copes with that is up to the device. The addresses that the device was given mean
+ * the same only if an IOMMU translates in both kernels or in neither: otherwise retrieve
+ * fails.
  */
 
 #include <linux/idr.h>
@@ -490,14 +491,10 @@ static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev)
 		pm_runtime_put(&vdev->pdev->dev);
 }
 
-/*
- * The page tables that still translate for the device go away: until it is attached, it
- * must not do DMA.
- */
+/* The page tables of the previous kernel go away, and there are no others. */
 static void vfio_pci_stop_unattached(struct vfio_pci_core_device *vdev)
 {
-	if (!vdev->liveupdate.master || !vdev->liveupdate.ser ||
-	    !(vdev->liveupdate.ser->flags & VFIO_PCI_SER_KEPT))
+	if (!vdev->liveupdate.master || vdev->vdev.iommufd_attached)
 		return;
 
 	guard(rwsem_write)(&vdev->memory_lock);
@@ -505,15 +502,27 @@ static void vfio_pci_stop_unattached(struct vfio_pci_core_device *vdev)
 	pci_wait_for_pending_transaction(vdev->pdev);
 }
 
+/* Let the device do DMA again if it did before the kexec. */
+static void vfio_pci_start_attached(struct vfio_pci_core_device *vdev)
+{
+	if (!vdev->liveupdate.master || !vdev->vdev.iommufd_attached)
+		return;
+
+	vdev->liveupdate.master = false;
+	guard(rwsem_write)(&vdev->memory_lock);
+	pci_set_master(vdev->pdev);
+}
+
+/* An address space that the device is attached to is complete: finish says that. */
 static void vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
 {
-	scoped_guard(mutex, &vdev->vdev.dev_set->lock) {
-		vfio_pci_stop_unattached(vdev);
-		WRITE_ONCE(vdev->liveupdate.ser, NULL);
-		vfio_pci_allow_idle_d3(vdev);
-	}
+	guard(mutex)(&vdev->vdev.dev_set->lock);
 
+	vfio_pci_stop_unattached(vdev);
+	WRITE_ONCE(vdev->liveupdate.ser, NULL);
+	vfio_pci_allow_idle_d3(vdev);
 	pci_liveupdate_finish(vdev->pdev);
+	vfio_pci_start_attached(vdev);
 }
 
 static void vfio_pci_finish(struct liveupdate_file_op_args *args)
@@ -547,8 +556,8 @@ static struct liveupdate_file_handler vfio_pci_liveupdate_handler = {
  *
  * Context: module initialisation. May sleep.
  * Return: 0, also if live update is off; or the error of
- * liveupdate_register_file_handler(), pci_liveupdate_register_flb() or
- * iommu_liveupdate_register_flb().
+ * liveupdate_register_file_handler(), iommu_liveupdate_register_flb() or
+ * pci_liveupdate_register_flb().
  */
 int vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
 {
@@ -560,18 +569,18 @@ int vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
 	if (ret)
 		return ret == -EOPNOTSUPP ? 0 : ret;
 
-	ret = pci_liveupdate_register_flb(&vfio_pci_liveupdate_handler);
+	ret = iommu_liveupdate_register_flb(&vfio_pci_liveupdate_handler);
 	if (ret)
 		goto err_handler;
 
-	ret = iommu_liveupdate_register_flb(&vfio_pci_liveupdate_handler);
+	ret = pci_liveupdate_register_flb(&vfio_pci_liveupdate_handler);
 	if (ret)
 		goto err_flb;
 
 	return 0;
 
 err_flb:
-	pci_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
+	iommu_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 err_handler:
 	liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);
 	return ret;
@@ -585,8 +594,8 @@ err_handler:
  */
 void vfio_pci_liveupdate_unregister(void)
 {
-	iommu_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 	pci_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
+	iommu_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 	liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);
 }
 
@@ -665,13 +674,10 @@ static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
 	int ret;
 
 	ret = vfio_iommufd_physical_attach_ioas(&vdev->vdev, pt_id);
-	if (ret || !vdev->liveupdate.master)
-		return ret;
-
-	vdev->liveupdate.master = false;
-	guard(rwsem_write)(&vdev->memory_lock);
-	pci_set_master(vdev->pdev);
-	return 0;
+	/* An address space may be empty before finish */
+	if (!ret && !vdev->liveupdate.ser)
+		vfio_pci_start_attached(vdev);
+	return ret;
 }
 
 /**
@@ -679,7 +685,8 @@ static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
  * @core_vdev: device
  * @pt_id: ID of the address space; on return, of what the device was attached to
  *
- * Sets Bus Master Enable if freeze cleared it in the previous kernel.
+ * If the device's file was finished before, and the device did DMA before the kexec, sets
+ * Bus Master Enable.
  *
  * Context: &vfio_device_set.lock is held. May sleep.
  * Return: 0; -EBUSY if the device is frozen; or the error of

@@ -34,7 +34,8 @@
 
 /**
  * VFIO_PCI_SER_MASTER - Freeze cleared Bus Master Enable, because an IOMMU translated the
- * device's DMA. Attaching the device to an address space sets Bus Master Enable again.
+ * device's DMA. The next kernel sets Bus Master Enable again when the device's file is
+ * finished and the device is attached to an address space.
  */
 #define VFIO_PCI_SER_MASTER		BIT(3)
 

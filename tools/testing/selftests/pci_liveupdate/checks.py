@@ -168,7 +168,7 @@ def proof(run, bdfs):
 
 
 def is_pause(change, bdf):
-    """With an IOMMU whose tables aren't kept DMA pauses from freeze to attach."""
+    """With an IOMMU whose tables aren't kept DMA pauses from freeze to finish."""
     return (change.bdf == bdf and change.register == "Command" and
             change.old ^ change.new == BUS_MASTER)
 
@@ -260,7 +260,7 @@ def pauses(run, bdf):
 
 
 def paused_traffic(run):
-    """If DMA stops from freeze to attach, packets that are sent meanwhile don't come in, and those
+    """If DMA stops from freeze to finish, packets that are sent meanwhile don't come in, and those
     that QEMU can't hold back are lost. No other one is."""
     for wire in run.vm.wires:
         if wire.bdf not in run.kept:
@@ -290,8 +290,8 @@ def not_its_page(bdf, watcher, start, end):
 
 
 def translation(run):
-    """Whenever a device may do DMA the IOMMU knows its pages. When it gets tables they are full:
-    a VMM that maps before it attaches may rely on that."""
+    """Whenever a device may do DMA the IOMMU knows its pages. If a VMM maps before it attaches,
+    the tables that a device gets are full."""
     for bdf, watcher in run.vm.translations.items():
         if bdf not in run.kept:
             continue
@@ -310,6 +310,7 @@ def translation(run):
             # without an entry after them aren't the VMM's, or we came too late.
             first = next(each for each in run.kept if each[:7] == bdf[:7])
             if bdf == first and "no entry" in states and \
+                    "map-late" not in run.scenario.options and \
                     "nothing" in takewhile(lambda state: state != "no entry", reversed(states)):
                 yield f"{bdf}: it was attached before its pages were mapped"
 
@@ -321,6 +322,13 @@ def replaced(run):
         yield "nobody looked at any tables"
     for bdf, watcher in run.vm.translations.items():
         yield from not_its_page(bdf, watcher, start, end)
+
+
+def same_entry(run):
+    """What was noted is the same each time."""
+    first, *others = run.vm.found["entries"]
+    if not first or not others or any(entry != first for entry in others):
+        yield f"the entry was {[first, *others]}"
 
 
 def refused_dma(vm):

@@ -233,6 +233,7 @@ def not_adopted(name, why, layout, offset, value):
                              (2, "liveupdate: DMA paused: the IOMMU can't be taken over"): 1})
 
 
+MAP_LATE = "--map-late 300"
 IOMMU = [
     Scenario("packets_iommu", [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
              adopted=(2, 0, 0), leaks=False, checks=checks.FULL, iommu=True, on=DEMO,
@@ -243,6 +244,19 @@ IOMMU = [
     translated("to_pass_through", next_append="iommu=pt"),
     translated("second_stage", ",scalable-mode=on", "intel_iommu=sm_on"),
     translated("first_stage", ",scalable-mode=on,fsts=on", "intel_iommu=sm_on"),
+    translated("map_late", options=MAP_LATE,
+               core="an address space that is filled after it was attached, as by QEMU"),
+    translated("map_late_second_stage", ",scalable-mode=on", "intel_iommu=sm_on",
+               options=MAP_LATE),
+    # The last finish switches the requester ID that both use, which may be one's own
+    Scenario("map_late_bridge", [BRIDGE, f"{IGB0},bus=bridge,addr=1.0",
+                                 f"{E1000E},bus=bridge,addr=2.0,romfile="], 2, iommu=True,
+             options=f"{MAP_LATE} --sessions 2", adopted=(2, 1, 0), checks=checks.FULL, on=DEMO),
+    Scenario("map_late_pcie_bridge",
+             [f"{ROOT_PORT},bus=pcie.0", "pcie-pci-bridge,id=bridge,bus=root",
+              f"{IGB0},bus=bridge,addr=0.0", f"{E1000E},bus=bridge,addr=1.0,romfile="], 2,
+             iommu=True, options=f"{MAP_LATE} --sessions 2", adopted=(2, 2, 0),
+             checks=checks.FULL, on=DEMO),
     translated("replace", options="--replace 1000", checks=[*checks.FULL, checks.replaced],
                core="one translation takes the place of another, under traffic"),
     translated("replace_second_stage", ",scalable-mode=on", "intel_iommu=sm_on",
@@ -435,6 +449,13 @@ VFIO = [
                 # Closed, and opened as any other
                 (2, "0000:01:01.0: reset done"): 2},
          core="nobody can touch a device before its user is back"),
+    # What its neighbour is attached to when nobody uses that doesn't concern it
+    vfio("waiting_pass_through", NEIGHBOURS, adopted=(1, 1, 0), test="waiting", on=DEMO,
+         next_append="iommu=pt", checks=[checks.same_entry],
+         answers={(2, says): [vtd.note_entry(0x20)]
+                  for says in ("VMM: stage 2", "VMM: neighbour is closed")},
+         lines={(1, "live update refused: its interrupts are enabled"): 1,
+                (2, "0000:01:01.0: reset done"): 2}),
     # Attached when it is finished
     vfio("late", igbs(1), adopted=(1, 1, 0), leaks=False),
     # The VMM dies at each step

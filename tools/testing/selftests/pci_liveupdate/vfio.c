@@ -555,6 +555,7 @@ static void waiting_2(void)
 	disturb(dev);
 	/* Now that of its neighbour, which is not preserved, in this slot */
 	reset_neighbour(&devices[nr_devices - 1]);
+	say("neighbour is closed");
 
 	expect(-luo_session_retrieve_fd(session, UNUSED_TOKEN), ENOENT, "retrieve", "wrong token");
 	expect(-luo_session_finish(session), EBUSY, "finish", "before retrieve");

@@ -123,6 +123,7 @@ static struct {
 	int sessions;
 	int abort;
 	int replace;
+	int map_late;
 	bool forget;
 	bool crash;
 	bool disturb;
@@ -1000,21 +1001,47 @@ static void nic_take_back(struct nic *nic)
 	if (!nic->preserved)
 		nic_open(nic);
 	bind_device(nic->fd, iommufd, nic->bdf);
-	if (nic->driver)
+	if (nic->driver && !options.map_late)
 		nic_map_dma(nic);
 }
 
-/*
- * From here on the IOMMU uses the new mappings; and for all devices of the group. DMA that
- * an IOMMU has made wait goes on.
- */
-static void nic_attach_again(struct nic *nic)
+static void nic_hold(struct nic *nic)
 {
-	nic_attach(nic);
 	if (nic->driver)
 		nic_go_on(nic);
 	else
 		say("held bdf=%s", nic->bdf);
+}
+
+/*
+ * An IOMMU uses what a NIC is attached to from finish on. Before that it may be empty, left
+ * and replaced.
+ */
+static void attach_empty(void)
+{
+	struct vfio_device_detach_iommufd_pt detach = { .argsz = sizeof(detach) };
+
+	for_each_nic(nic)
+		nic_attach(nic);
+	for_each_nic(nic)
+		check(ioctl(nic->fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach), "detach", nic->bdf);
+	for_each_nic(nic)
+		nic_attach(nic);
+	ioas_alloc();
+	for_each_nic(nic)
+		nic_attach(nic);
+}
+
+static void map_late(int *session)
+{
+	usleep(options.map_late * 1000);
+	for_each_nic(nic) {
+		if (session_of(nic) != session)
+			continue;
+		if (nic->driver)
+			nic_map_dma(nic);
+		nic_hold(nic);
+	}
 }
 
 /* A VMM that retrieves everything and is gone before it has bound its device. */
@@ -1039,6 +1066,8 @@ static void crash(void)
 static void finish_sessions(void)
 {
 	for (int i = options.sessions - 1; i >= 0; i--) {
+		if (options.map_late)
+			map_late(&sessions[i]);
 		/* From then on services of ports above these may start */
 		mark();
 		for_each_nic(nic)
@@ -1051,6 +1080,14 @@ static void finish_sessions(void)
 	say("finished");
 }
 
+static void attach_full(void)
+{
+	for_each_nic(nic) {
+		nic_attach(nic);
+		nic_hold(nic);
+	}
+}
+
 static void take_all_back(void)
 {
 	if (options.crash)
@@ -1058,8 +1095,10 @@ static void take_all_back(void)
 	retrieve_sessions();
 	for_each_nic(nic)
 		nic_take_back(nic);
-	for_each_nic(nic)
-		nic_attach_again(nic);
+	if (options.map_late)
+		attach_empty();
+	else
+		attach_full();
 	if (!is_unfinished())
 		finish_sessions();
 }
@@ -1125,6 +1164,7 @@ static void usage(void)
 		"  --sessions N    so many have the devices, finished the last one first; 0: none has\n"
 		"  --abort STAGE   when all is preserved in this stage, cancel it\n"
 		"  --replace N     replace the address space that the NICs use N times\n"
+		"  --map-late MS   when NICs are taken back, attach them, wait, map memory and finish\n"
 		"  --swap          preserve, and cancel, a device between the first and the second\n"
 		"  --unfinished    in stage 2 take back, and don't finish\n"
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
@@ -1148,6 +1188,7 @@ static void parse_options(int argc, char *argv[])
 		{ "sessions", required_argument, NULL, 'n' },
 		{ "abort", required_argument, NULL, 'b' },
 		{ "replace", required_argument, NULL, 'r' },
+		{ "map-late", required_argument, NULL, 'm' },
 		{ "swap", no_argument, NULL, 'w' },
 		{ "unfinished", no_argument, NULL, 'e' },
 		{ "forget", no_argument, NULL, 'f' },
@@ -1173,6 +1214,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'r':
 			options.replace = atoi(optarg);
+			break;
+		case 'm':
+			options.map_late = atoi(optarg);
 			break;
 		case 'w':
 			options.swap = true;

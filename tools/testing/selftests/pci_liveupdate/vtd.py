@@ -101,6 +101,14 @@ def cut(vm, kernel):
         vm.memory[address] ^= 1
 
 
+def note_entry(bdf):
+    """For a check that it stays."""
+    def note(vm, kernel):
+        unit = Unit(vm)
+        vm.found.setdefault("entries", []).append(unit.entry(unit.registers()[1], bdf))
+    return note
+
+
 class Watcher:
     """What a device gets for an address: "its page", "another page" or "nothing" (in tables of its
     own), "no entry" (of its own), or "off" (no device has any)."""
