@@ -144,13 +144,13 @@ breakage "virtual registers are lost" $vfio \
 	waiting "has interrupt line"
 breakage "DMA goes on without translation" $vfio \
 	"$(within vfio_pci_pause_dma 's/pci_clear_master\(pdev\);//')" \
-	second_stage "gave up waiting for the last packet"
+	paused "gave up waiting for the last packet"
 breakage "enumeration looks once more" drivers/pci/probe.c \
 	"$(within pci_setup_device 's/pci_liveupdate_setup_device\(dev\);/& { u16 w; pci_read_config_word(dev, PCI_STATUS, \&w); }/')" \
 	like_plain "without us"
 breakage "a domain is attached before it is populated" drivers/iommu/iommufd/hw_pagetable.c \
 	's/immediate_attach && !ops->domain_alloc_paging_flags/immediate_attach/' \
-	second_stage "it was attached before its pages were mapped"
+	paused "it was attached before its pages were mapped"
 breakage "a domain is replaced with a gap" drivers/iommu/intel/iommu.c \
 	"$(within domain_can_replace 's/!info->domain \|\|/true ||/')" \
 	replace "it had no entry"
@@ -160,9 +160,6 @@ breakage "a second stage is replaced with a gap" drivers/iommu/intel/iommu.c \
 breakage "an IOMMU is turned off" drivers/iommu/intel/iommu.c \
 	"$(within intel_iommu_shutdown 's/!intel_liveupdate_hand_over\(iommu\)/true/')" \
 	root_port_iommu "gave up waiting for the last packet"
-breakage "a running device gets a default domain" drivers/iommu/intel/iommu.c \
-	"$(within intel_iommu_is_attach_deferred 's/intel_liveupdate_is_kept\(dev\)/false/')" \
-	root_port_iommu "fault addr"
 breakage "tables are switched when a device is attached" drivers/iommu/intel/iommu.c \
 	"$(within domain_context_mapping_cb 's/intel_liveupdate_waits\(iommu, pdev, alias\)/false/')" \
 	map_late "fault addr|packets were lost|it had nothing"
@@ -171,10 +168,25 @@ breakage "a neighbour turns translation off" drivers/iommu/intel/iommu.c \
 	waiting_pass_through "the entry was"
 breakage "DMA resumes before the address space is complete" $vfio \
 	"$(within vfio_pci_attach_ioas 's/ \|\| vdev->liveupdate.ser//')" \
-	map_late_second_stage "fault addr"
+	map_late_paused "fault addr"
 breakage "tables are never switched" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_rid_finish 's/domain_context_replace_cb\(.*\);/;/')" \
 	root_port_iommu "it had another page|it had no entry|it had nothing|packets were lost|gave up waiting|fault addr"
+breakage "a PASID table is set when a device is attached" drivers/iommu/intel/pasid.c \
+	"$(within device_pasid_table_setup 's/intel_liveupdate_waits\(.*\)\)/false)/')" \
+	map_late_second_stage "fault addr|packets were lost|gave up waiting"
+breakage "a PASID table is never switched" drivers/iommu/intel/liveupdate.c \
+	"$(within intel_rid_finish 's/intel_pasid_replace_sm_context\(.*\);/;/')" \
+	map_late_second_stage "it had another page|it had no entry|it had nothing|packets were lost|gave up waiting|fault addr"
+breakage "an identity domain leaves old tables" drivers/iommu/intel/iommu.c \
+	"$(within identity_domain_attach_dev 's/!ret && context_copied\(.*\)\)/false)/')" \
+	quarantined_second_stage "the entry was"
+breakage "an abandoned device is left blocked" drivers/iommu/intel/liveupdate.c \
+	"$(within intel_rid_finish 's/else if \(info->domain_attached\)/else if (false)/')" \
+	abandoned_pass_through "the entry was"
+breakage "any stage is trusted" drivers/iommu/intel/liveupdate.c \
+	"$(within intel_flags_ok 's/ecap_flts\(iommu->ecap\)/true/')" \
+	not_adopted_stage "lines with"
 breakage "a shared requester ID is switched too early" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_liveupdate_waits 's/pci_for_each_dma_alias\(.*rid\)/pci_dev_id(pdev) == rid/')" \
 	map_late_bridge "packets were lost|fault addr|gave up waiting"

@@ -6,28 +6,30 @@
 /**
  * DOC: VT-d Live Update
  *
- * In legacy mode a context entry says how the requests of one device are translated. What
- * the next kernel has to know of it is in its record. Translation is never turned off:
+ * A context entry says how the requests of one device are translated; in scalable mode it
+ * leads to a PASID table, whose first entry does. What the next kernel has to know of them
+ * is in a record. Translation is never turned off:
  *
  * shutdown
  *   Each unit that translates for a preserved device gets another root table, with the
- *   context entries of these devices as they are at that moment, and nothing else. No
- *   other device does DMA from here on.
+ *   context entries of these devices as they are at that moment, and nothing else; in
+ *   scalable mode these lead to PASID tables of their own. No other device does DMA from
+ *   here on.
  *
  * the next kernel
  *   Before it touches a unit, it checks that the unit uses that root table, in the mode
  *   that this kernel wants. Then it makes its own root table, with entries for these
- *   devices that lead to the page tables of the previous kernel. The IOMMU core attaches
- *   no default domain to them. Their domain IDs stay reserved until the last finish.
+ *   devices that lead to the page tables of the previous kernel. Their domain IDs stay
+ *   reserved until the last finish.
  *
  * attach
- *   All is prepared, but the entry stays: the user may attach an empty address space, and
- *   map its memory afterwards.
+ *   All is prepared, but the context entry stays. So the IOMMU core may attach default
+ *   domains, and a user may attach an empty address space, and map its memory afterwards.
  *
  * finish
- *   The entry is replaced in one store, see domain_context_replace_cb(). If several devices
- *   use a requester ID, the last one's finish does that. A device that isn't attached loses
- *   its entry.
+ *   The context entry is replaced in one store: see domain_context_replace_cb(), and for
+ *   scalable mode intel_pasid_replace_sm_context(). If several devices use a requester ID,
+ *   the last one's finish does that. A device that isn't attached is blocked.
  *
  * If a unit can't be taken over, the devices that are waited for are stopped before the
  * unit is.
@@ -41,8 +43,6 @@
 #include <linux/idr.h>
 #include <linux/io.h>
 #include <linux/iommu.h>
-#include <linux/iommu_liveupdate.h>
-#include <linux/kexec.h>
 #include <linux/kho/abi/iommu.h>
 #include <linux/pci.h>
 #include <linux/pci_liveupdate.h>
@@ -52,166 +52,15 @@
 #include <linux/xarray.h>
 
 #include "iommu.h"
+#include "liveupdate.h"
+#include "pasid.h"
 #include "../liveupdate.h"
-
-static bool intel_rid_is_of(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
-{
-	return rec->driver == IOMMU_SER_INTEL && rec->intel.unit == iommu->reg_phys;
-}
-
-/* The old kernel */
-
-static struct context_entry *intel_handover_context(struct root_entry *root, u16 rid)
-{
-	struct context_entry *context = phys_to_virt(root[PCI_BUS_NUM(rid)].lo & VTD_PAGE_MASK);
-
-	return &context[rid & 0xff];
-}
-
-/* Make room for the entry of @rid. At shutdown nothing can be allocated. */
-static int intel_handover_alloc(struct intel_iommu *iommu, u16 rid)
-{
-	struct root_entry *root;
-	void *page;
-
-	/* The root table goes with the table that it is part of */
-	if (iommu->handover_table != iommu_liveupdate_table_id()) {
-		page = iommu_liveupdate_alloc_page();
-		if (IS_ERR(page))
-			return PTR_ERR(page);
-		iommu->handover_root = page;
-		iommu->handover_table = iommu_liveupdate_table_id();
-	}
-
-	root = &iommu->handover_root[PCI_BUS_NUM(rid)];
-	if (root->lo)
-		return 0;
-
-	page = iommu_liveupdate_alloc_page();
-	if (IS_ERR(page))
-		return PTR_ERR(page);
-	root->lo = virt_to_phys(page) | 1;
-	return 0;
-}
-
-/**
- * intel_iommu_liveupdate_rid - Fill in VT-d's part of the record of a requester ID
- * @dev:    device that uses the requester ID
- * @domain: domain that @dev is attached to
- * @rec:    record
- *
- * What changes before the kexec, intel_liveupdate_hand_over() fills in.
- *
- * Context: called by the IOMMU core with the lock of its table held. May sleep.
- * Return: 0; -EOPNOTSUPP in scalable mode, whose tables have more levels than are
- * recorded, for a device with ATS enabled, and if the requester ID is still translated by
- * page tables of the previous kernel; -ENOMEM, -ENOSPC.
- */
-int intel_iommu_liveupdate_rid(struct device *dev, struct iommu_domain *domain,
-			       struct iommu_rid_ser *rec)
-{
-	struct device_domain_info *info = dev_iommu_priv_get(dev);
-	struct intel_iommu *iommu = info->iommu;
-	int err;
-
-	if (sm_supported(iommu) || !intel_domain_is_ss_paging(to_dmar_domain(domain)) ||
-	    !vtd_can_replace_128())
-		return -EOPNOTSUPP;
-	/* The next kernel's probe would turn ATS off, see pci_prepare_ats() */
-	if (info->ats_enabled)
-		return -EOPNOTSUPP;
-	if (context_copied(iommu, PCI_BUS_NUM(rec->rid), rec->rid & 0xff))
-		return -EOPNOTSUPP;
-
-	err = intel_handover_alloc(iommu, rec->rid);
-	if (err)
-		return err;
-
-	rec->driver = IOMMU_SER_INTEL;
-	rec->intel = (struct intel_iommu_rid_ser){
-		.unit = iommu->reg_phys,
-		.root = virt_to_phys(iommu->handover_root),
-	};
-	return 0;
-}
-
-struct intel_handover {
-	struct intel_iommu *iommu;
-	unsigned int nr_rids;
-};
-
-/* Copy the live entry of one device, unless it doesn't lead to the tables that are kept. */
-static void intel_handover_copy(struct iommu_rid_ser *rec,
-				const struct iommu_domain_ser *domain, void *data)
-{
-	struct intel_handover *handover = data;
-	struct intel_iommu *iommu = handover->iommu;
-	struct context_entry *live;
-
-	if (!intel_rid_is_of(rec, iommu))
-		return;
-
-	handover->nr_rids++;
-	live = iommu_context_addr(iommu, PCI_BUS_NUM(rec->rid), rec->rid & 0xff, 0);
-	if (!live || !context_present(live) || (live->lo & VTD_PAGE_MASK) != domain->top)
-		return;
-
-	*intel_handover_context(iommu->handover_root, rec->rid) = *live;
-	rec->intel.flags = live->lo & ~VTD_PAGE_MASK;
-	rec->intel.domain_id = context_domain_id(live);
-	rec->intel.address_width = live->hi & 7;
-}
-
-/**
- * intel_liveupdate_hand_over - Leave translation on for preserved devices
- * @iommu: unit that is about to be turned off
- *
- * At any other end of this kernel, a unit that still translates with the page tables of
- * the previous kernel stays on, too: the devices have yet to be stopped.
- *
- * Takes no lock: the CPU that holds it may have been stopped.
- *
- * Context: shutdown, on the last CPU.
- * Return: true if @iommu must not be turned off.
- */
-bool intel_liveupdate_hand_over(struct intel_iommu *iommu)
-{
-	struct intel_handover handover = { .iommu = iommu };
-
-	if (!kexec_in_progress)
-		return iommu->kept;
-	if (!kexec_image->kho.fdt || !iommu->handover_root ||
-	    iommu->handover_table != iommu_liveupdate_table_id())
-		return false;
-
-	iommu_liveupdate_walk_rids(intel_handover_copy, &handover);
-	if (!handover.nr_rids)
-		return false;
-
-	for (int bus = 0; bus < VTD_PAGE_SIZE / sizeof(struct root_entry); bus++) {
-		u64 lo = iommu->handover_root[bus].lo;
-
-		if (lo)
-			__iommu_flush_cache(iommu, phys_to_virt(lo & VTD_PAGE_MASK),
-					    VTD_PAGE_SIZE);
-	}
-	__iommu_flush_cache(iommu, iommu->handover_root, VTD_PAGE_SIZE);
-
-	/* No CPU takes its interrupt; the next kernel reads what was recorded */
-	writel(DMA_FECTL_IM, iommu->reg + DMAR_FECTL_REG);
-
-	iommu_flush_write_buffer(iommu);
-	iommu->root_entry = iommu->handover_root;
-	iommu_set_root_entry(iommu);
-	return true;
-}
-
-/* The next kernel */
 
 /**
  * struct intel_kept - What a unit has from the previous kernel, until the last finish
  * @dids: domain IDs that are reserved
- * @rids: requester IDs, by index; those whose entry was replaced among them
+ * @rids: requester IDs that were adopted, even if they have been switched since. What is
+ *        stored is the PASID directory in scalable mode, a value in legacy mode.
  */
 struct intel_kept {
 	struct xarray dids;
@@ -220,7 +69,7 @@ struct intel_kept {
 
 static bool intel_rid_is_live(const struct iommu_rid_ser *rec)
 {
-	return rec->intel.flags & 1;
+	return rec->intel.flags & INTEL_IOMMU_SER_PRESENT;
 }
 
 static void intel_pause(struct pci_dev *pdev, const char *why)
@@ -242,26 +91,73 @@ static void intel_pause_rid(const struct iommu_rid_ser *rec)
 	pci_dev_put(pdev);
 }
 
+static bool intel_legacy_flags_ok(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
+{
+	u8 type = rec->intel.flags >> 2 & 3;
+
+	return !(rec->intel.flags >> 4) &&
+	       (type == CONTEXT_TT_MULTI_LEVEL ||
+		(type == CONTEXT_TT_DEV_IOTLB && ecap_dev_iotlb_support(iommu->ecap)));
+}
+
+/* Without these capabilities the bits are reserved */
+static u8 intel_pasid_flags(struct intel_iommu *iommu)
+{
+	return INTEL_IOMMU_SER_PRESENT |
+	       (ecap_smpwc(iommu->ecap) ? INTEL_IOMMU_SER_PWSNP : 0) |
+	       (ecap_sc_support(iommu->ecap) ? INTEL_IOMMU_SER_PGSNP : 0);
+}
+
+static bool intel_flags_ok(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
+{
+	u8 flags = rec->intel.flags;
+
+	if (memchr_inv(rec->intel.reserved, 0, sizeof(rec->intel.reserved)))
+		return false;
+
+	switch (rec->intel.mode) {
+	case INTEL_IOMMU_SER_LEGACY:
+		return intel_legacy_flags_ok(rec, iommu);
+	case INTEL_IOMMU_SER_SECOND_STAGE:
+		return ecap_slts(iommu->ecap) &&
+		       !(flags & (~intel_pasid_flags(iommu) | INTEL_IOMMU_SER_PGSNP));
+	case INTEL_IOMMU_SER_FIRST_STAGE:
+		return ecap_flts(iommu->ecap) && !(flags & ~intel_pasid_flags(iommu));
+	default:
+		return false;
+	}
+}
+
+static bool intel_width_ok(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
+{
+	u8 width = rec->intel.address_width;
+
+	if (rec->intel.mode == INTEL_IOMMU_SER_FIRST_STAGE)
+		return !width || (width == 1 && cap_fl5lp_support(iommu->cap));
+
+	return width <= 4 && cap_sagaw(iommu->cap) & BIT(width);
+}
+
 /* Everything comes from another kernel: nothing may reach the hardware unchecked. */
 static const char *intel_rid_check(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
 {
 	u64 rtaddr = readq(iommu->reg + DMAR_RTADDR_REG);
-	u8 type = rec->intel.flags >> 2 & 3;
-	u8 width = rec->intel.address_width;
+	bool legacy = rec->intel.mode == INTEL_IOMMU_SER_LEGACY;
+	bool scalable = rtaddr & DMA_RTADDR_SMT;
 
-	if (sm_supported(iommu) || rtaddr & DMA_RTADDR_SMT)
-		return "it is to be in scalable mode";
+	if (scalable != sm_supported(iommu))
+		return scalable ? "it is to be in legacy mode" :
+				  "it is to be in scalable mode";
 	if ((rtaddr & VTD_PAGE_MASK) != rec->intel.root)
 		return "it uses another root table";
-	if (rec->intel.flags >> 4 ||
-	    memchr_inv(rec->intel.reserved, 0, sizeof(rec->intel.reserved)) ||
-	    (type != CONTEXT_TT_MULTI_LEVEL && type != CONTEXT_TT_DEV_IOTLB) ||
-	    (type == CONTEXT_TT_DEV_IOTLB && !ecap_dev_iotlb_support(iommu->ecap)))
+	if (rec->segment != iommu->segment)
+		return "it is of another segment";
+	if (scalable == legacy || !intel_flags_ok(rec, iommu))
 		return "impossible flags";
 	if (rec->intel.domain_id < IDA_START_DID ||
 	    rec->intel.domain_id >= iommu->max_domain_id)
 		return "impossible domain ID";
-	if (width > 4 || !(cap_sagaw(iommu->cap) & BIT(width)))
+	if (!intel_width_ok(rec, iommu))
 		return "impossible address width";
 
 	return NULL;
@@ -311,11 +207,15 @@ static int intel_kept_add(const struct iommu_rid_ser *rec,
 
 static void intel_kept_free(struct intel_iommu *iommu)
 {
-	unsigned long did;
+	unsigned long index;
 	void *entry;
 
-	xa_for_each(&iommu->kept->dids, did, entry)
-		ida_free(&iommu->domain_ida, did);
+	xa_for_each(&iommu->kept->dids, index, entry)
+		ida_free(&iommu->domain_ida, index);
+	xa_for_each(&iommu->kept->rids, index, entry) {
+		if (!xa_is_value(entry))
+			intel_kept_free_pasid(entry);
+	}
 	xa_destroy(&iommu->kept->dids);
 	xa_destroy(&iommu->kept->rids);
 	kfree(iommu->kept);
@@ -336,6 +236,11 @@ static void intel_drop_entry(struct intel_iommu *iommu, u16 rid)
 	context = iommu_context_addr(iommu, bus, devfn, 1);
 	if (context)
 		copied_context_tear_down(iommu, context, bus, devfn);
+	/* That has flushed what legacy mode caches */
+	if (sm_supported(iommu)) {
+		qi_flush_pasid_cache(iommu, 0, QI_PC_GLOBAL, 0);
+		iommu->flush.flush_iotlb(iommu, 0, 0, 0, DMA_TLB_GLOBAL_FLUSH);
+	}
 }
 
 /**
@@ -437,15 +342,21 @@ bool intel_liveupdate_can_adopt(struct intel_iommu *iommu)
 	return false;
 }
 
-static int intel_copy_entry(const struct iommu_rid_ser *rec,
-			    const struct iommu_domain_ser *domain, void *data)
+static struct context_entry intel_kept_context(const struct iommu_rid_ser *rec,
+					       const struct iommu_domain_ser *domain)
 {
-	u8 bus = PCI_BUS_NUM(rec->rid), devfn = rec->rid & 0xff;
-	struct intel_iommu *iommu = data;
-	struct context_entry *context;
+	struct context_entry context = { .lo = domain->top | rec->intel.flags };
 
-	if (!intel_rid_is_of(rec, iommu) || !intel_rid_is_live(rec))
-		return 0;
+	context_set_domain_id(&context, rec->intel.domain_id);
+	context_set_address_width(&context, rec->intel.address_width);
+	return context;
+}
+
+static int intel_set_kept_context(struct intel_iommu *iommu, u16 rid,
+				  struct context_entry entry)
+{
+	u8 bus = PCI_BUS_NUM(rid), devfn = rid & 0xff;
+	struct context_entry *context;
 
 	guard(spinlock)(&iommu->lock);
 
@@ -453,13 +364,38 @@ static int intel_copy_entry(const struct iommu_rid_ser *rec,
 	if (!context)
 		return -ENOMEM;
 
-	context->hi = 0;
-	context_set_domain_id(context, rec->intel.domain_id);
-	context_set_address_width(context, rec->intel.address_width);
-	context->lo = domain->top | rec->intel.flags;
+	*context = entry;
 	__iommu_flush_cache(iommu, context, sizeof(*context));
 	set_context_copied(iommu, bus, devfn);
 	return 0;
+}
+
+static int intel_copy_entry(const struct iommu_rid_ser *rec,
+			    const struct iommu_domain_ser *domain, void *data)
+{
+	struct intel_iommu *iommu = data;
+	struct context_entry entry;
+	void *dir;
+	int err;
+
+	if (!intel_rid_is_of(rec, iommu) || !intel_rid_is_live(rec))
+		return 0;
+
+	if (!sm_supported(iommu)) {
+		entry = intel_kept_context(rec, domain);
+	} else {
+		dir = intel_kept_alloc_pasid(iommu, rec, domain);
+		if (!dir)
+			return -ENOMEM;
+		err = xa_err(xa_store(&iommu->kept->rids, rec->rid, dir, GFP_KERNEL));
+		if (err) {
+			intel_kept_free_pasid(dir);
+			return err;
+		}
+		entry = intel_kept_pasid_context(dir);
+	}
+
+	return intel_set_kept_context(iommu, rec->rid, entry);
 }
 
 /**
@@ -555,7 +491,9 @@ static int intel_rid_finish(struct pci_dev *pdev, u16 rid, void *data)
 	    intel_liveupdate_waits(iommu, rid))
 		return 0;
 
-	if (info->domain)
+	if (sm_supported(iommu))
+		intel_pasid_replace_sm_context(info->dev, rid);
+	else if (info->domain)
 		domain_context_replace_cb(pdev, rid, info->domain);
 	else if (info->domain_attached)
 		context_setup_pass_through_cb(pdev, rid, info->dev);

@@ -33,7 +33,7 @@
 #define IOMMU_LIVEUPDATE_COMPATIBLE	"iommu"
 
 /** IOMMU_SER_VERSION - Version of the layout of the table. */
-#define IOMMU_SER_VERSION		2
+#define IOMMU_SER_VERSION		3
 
 /**
  * struct iommu_ser - Head of the table.
@@ -84,19 +84,48 @@ struct iommu_page_ser {
 
 static_assert(sizeof(struct iommu_page_ser) == 8);
 
+/** INTEL_IOMMU_SER_LEGACY - Legacy mode: a context entry, which leads to a second stage. */
+#define INTEL_IOMMU_SER_LEGACY		0
+
+/**
+ * INTEL_IOMMU_SER_SECOND_STAGE - Scalable mode: the PASID table entry of requests without
+ * PASID leads to a second stage.
+ */
+#define INTEL_IOMMU_SER_SECOND_STAGE	1
+
+/** INTEL_IOMMU_SER_FIRST_STAGE - Scalable mode: that entry leads to a first stage. */
+#define INTEL_IOMMU_SER_FIRST_STAGE	2
+
+/**
+ * INTEL_IOMMU_SER_PRESENT - The requester ID is translated. Without this flag the device
+ * wasn't attached at the kexec, and all other fields but the unit, the root table and the
+ * mode mean nothing.
+ */
+#define INTEL_IOMMU_SER_PRESENT		BIT(0)
+
+/** INTEL_IOMMU_SER_PWSNP - In scalable mode: Page-walk Snoop of the PASID table entry. */
+#define INTEL_IOMMU_SER_PWSNP		BIT(1)
+
+/** INTEL_IOMMU_SER_PGSNP - In scalable mode: Page Snoop of the PASID table entry. */
+#define INTEL_IOMMU_SER_PGSNP		BIT(2)
+
 /**
  * struct intel_iommu_rid_ser - How a VT-d unit translates a requester ID.
  * @unit:          Physical address of the unit's registers.
  * @root:          Physical address of the root table that the unit uses between the
- *                 kernels. It has nothing but the context entries that are recorded here.
- * @domain_id:     Domain ID of the context entry.
- * @address_width: Address Width of the context entry.
- * @flags:         Bits 7:0 of the context entry. Without bit 0, Present, the root table
- *                 has no entry, as the device wasn't attached at the kexec; nothing else
- *                 but @unit and @root means anything then.
+ *                 kernels. It has nothing but the context entries that are recorded here,
+ *                 and in scalable mode a PASID table with one entry for each. All of this
+ *                 is in the pages of &iommu_ser.pages.
+ * @domain_id:     Domain ID of the context entry or PASID table entry.
+ * @address_width: Address Width of that entry; with a first stage, First-stage Paging
+ *                 Mode.
+ * @flags:         In legacy mode, bits 7:0 of the context entry, the lowest of which is
+ *                 %INTEL_IOMMU_SER_PRESENT; in scalable mode, INTEL_IOMMU_SER_*.
+ * @mode:          %INTEL_IOMMU_SER_LEGACY, %INTEL_IOMMU_SER_SECOND_STAGE or
+ *                 %INTEL_IOMMU_SER_FIRST_STAGE.
  * @reserved:      Zero.
  *
- * The unit is in legacy mode, and translates with a second stage.
+ * What the entries have beside these fields and the address of the page tables is zero.
  */
 struct intel_iommu_rid_ser {
 	u64 unit;
@@ -104,7 +133,8 @@ struct intel_iommu_rid_ser {
 	u16 domain_id;
 	u8 address_width;
 	u8 flags;
-	u8 reserved[4];
+	u8 mode;
+	u8 reserved[3];
 } __packed;
 
 static_assert(sizeof(struct intel_iommu_rid_ser) == 24);

@@ -103,7 +103,9 @@ class Handover(Memory):
 
     @property
     def file(self):
-        return self.find_data("vfio-pci-v1", lambda address: self.get("H", address + 4) == 0x300)
+        """Of the device that is the first one below a switch, or below a root port."""
+        return self.find_data("vfio-pci-v1",
+                              lambda address: self.get("H", address + 4) in (0x300, 0x100))
 
     @property
     def device(self):
@@ -143,7 +145,7 @@ class Handover(Memory):
         return self.get("Q", self.find_data("iommu", self.is_translation))
 
     def is_translation(self, address):
-        return self.get("Q", address) == 2 and 0 < self.get("Q", address + 8) < vmtest.RAM
+        return self.get("Q", address) == 3 and 0 < self.get("Q", address + 8) < vmtest.RAM
 
     def used_slots(self, head, size):
         """Of records that begin with 0 if they are free."""
@@ -187,7 +189,7 @@ class Handover(Memory):
 # ---- what a machine is asked for when a kernel hands over ----
 
 class TooLate(Exception):
-    """The next kernel was faster; to be tried again."""
+    """The guest was faster than the host, or the other way round; to be tried again."""
 
 
 def at_handover(look):

@@ -29,6 +29,7 @@ class Scenario:
     next_append: str = ""           # and to the next one's
     iommu: bool = False
     unit: str = ""                  # more options of this one
+    pauses: bool = False            # DMA does: its tables aren't kept
     updates: int = 1
     on: tuple = DEBUG               # kernels: what CONFIG they have
     # What of all that each change must pass only this one shows, on the demo's kernel
@@ -60,11 +61,6 @@ class Scenario:
     allowed: tuple = ()
     intact: int = 0
     stopped: dict = field(default_factory=dict)
-
-    @property
-    def pauses(self):
-        """DMA does, in each update: the IOMMU's tables aren't kept."""
-        return self.iommu and "scalable-mode" in self.unit
 
     def kernels(self):
         """The core runs there, too."""
@@ -216,38 +212,90 @@ def topologies():
 KEXEC, SECOND_KEXEC = ((kernel, "Starting new kernel") for kernel in (1, 2))
 
 
-# ---- other modes of the IOMMU ----
+# ---- modes of the IOMMU ----
 
-def translated(name, unit="", append="", **others):
-    return Scenario(name, [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], iommu=True, unit=unit,
-                    append=append, on=DEMO,
+# Options of the unit and of the kernel
+SECOND_STAGE = {"unit": ",scalable-mode=on", "append": "intel_iommu=sm_on"}
+FIRST_STAGE = {"unit": ",scalable-mode=on,fsts=on", "append": "intel_iommu=sm_on"}
+NO_CMPXCHG16B = ("-cpu", "qemu64,-cx16")
+MAP_LATE = "--map-late 300"
+
+
+def translated(name, **others):
+    return Scenario(name, [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], iommu=True, on=DEMO,
                     **{"adopted": (1, 1, 0), "checks": checks.FULL, **others})
 
 
-def not_adopted(name, why, layout, offset, value):
+def translated_packets(name, **others):
+    """Five updates"""
+    return Scenario(name, [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
+                    adopted=(2, 0, 0), leaks=False, checks=checks.FULL, iommu=True, on=DEMO,
+                    **others)
+
+
+def not_adopted(name, why, layout, offset, value, **others):
     """One field of the record of a requester ID is wrong."""
-    return translated(f"not_adopted_{name}", checks=[checks.resumed],
+    return translated(f"not_adopted_{name}", checks=[checks.resumed], **others,
                       answers={(2, "Linux version"): [handover.damage(
                           lambda given: given.put_in_requester_id(layout, offset, value))]},
                       lines={(2, f"DMAR: liveupdate: dmar0: {why}"): 1,
                              (2, "liveupdate: DMA paused: the IOMMU can't be taken over"): 1})
 
 
-MAP_LATE = "--map-late 300"
+def given_up(name, how, says, adopted, error, **others):
+    """A device that isn't waited for, or not any more, is translated as any other. The IOMMU's
+    table is intact."""
+    return translated(name, next_append="iommu=pt", adopted=adopted, checks=[checks.passes_through],
+                      answers={KEXEC: [handover.damage(how)], (2, says): [vtd.note_entry(0x100)]},
+                      lines={(2, "0000:01:00.0: liveupdate: DMA stopped"): 1,
+                             (2, f"VMM: FAIL .* retrieve device: {error}"): 1}, **others)
+
+
+def quarantined(name, **others):
+    return given_up(name, lambda given: given.put_in_table("I", 0, 99), "INIT: stage 2", None,
+                    "No such device", **others)
+
+
+def abandoned(name, **others):
+    return given_up(name, lambda given: given.put("H", given.device + 6, 0x8000), "VMM: FAIL",
+                    (1, 1, 0), "Operation not supported", **others)
+
+
+def not_taken_over(mode):
+    return {"checks": [checks.resumed],
+            "lines": {(2, f"DMAR: liveupdate: dmar0: it is to be in {mode} mode"): 1,
+                      (2, "liveupdate: DMA paused: the IOMMU can't be taken over"): 1}}
+
+
 IOMMU = [
-    Scenario("packets_iommu", [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
-             adopted=(2, 0, 0), leaks=False, checks=checks.FULL, iommu=True, on=DEMO,
-             core="five updates one after another behind an IOMMU, no packet lost"),
-    translated("caching_mode", ",caching-mode=on"),
-    translated("device_iotlb", ",device-iotlb=on"),
+    translated_packets("packets_iommu",
+                       core="five updates one after another behind an IOMMU, no packet lost"),
+    translated_packets("packets_second_stage", **SECOND_STAGE),
+    translated_packets("packets_first_stage", **FIRST_STAGE),
+    translated("caching_mode", unit=",caching-mode=on"),
+    translated("caching_second_stage", unit=",scalable-mode=on,caching-mode=on",
+               append="intel_iommu=sm_on"),
+    translated("caching_first_stage", unit=",scalable-mode=on,fsts=on,caching-mode=on",
+               append="intel_iommu=sm_on"),
+    translated("device_iotlb", unit=",device-iotlb=on"),
+    translated("snoop_control", unit=",scalable-mode=on,fsts=on,snoop-control=on",
+               append="intel_iommu=sm_on"),
+    # Of the second table of context entries of its bus
+    Scenario("upper_half", ["e1000e,netdev=wire0,bus=pcie.0,addr=14.0,romfile="], iommu=True,
+             on=DEMO, adopted=(1, 0, 0), checks=checks.FULL, **SECOND_STAGE),
     translated("pass_through", append="iommu=pt"),
     translated("to_pass_through", next_append="iommu=pt"),
-    translated("second_stage", ",scalable-mode=on", "intel_iommu=sm_on"),
-    translated("first_stage", ",scalable-mode=on,fsts=on", "intel_iommu=sm_on"),
+    translated("to_pass_through_second_stage", **SECOND_STAGE, next_append="iommu=pt"),
+    # Legacy mode can't replace an entry at once, so that it isn't kept
+    translated("paused", qemu=NO_CMPXCHG16B, pauses=True,
+               core="DMA pauses where an IOMMU can't be taken over"),
+    translated("map_late_paused", qemu=NO_CMPXCHG16B, pauses=True, options=MAP_LATE),
     translated("map_late", options=MAP_LATE,
                core="an address space that is filled after it was attached, as by QEMU"),
-    translated("map_late_second_stage", ",scalable-mode=on", "intel_iommu=sm_on",
-               options=MAP_LATE),
+    translated("map_late_second_stage", **SECOND_STAGE, options=MAP_LATE,
+               core="the same in scalable mode"),
+    translated("map_late_first_stage", **FIRST_STAGE, options=MAP_LATE,
+               core="the same with tables like the CPU's"),
     # The last finish switches the requester ID that both use, which may be one's own
     Scenario("map_late_bridge", [BRIDGE, f"{IGB0},bus=bridge,addr=1.0",
                                  f"{E1000E},bus=bridge,addr=2.0,romfile="], 2, iommu=True,
@@ -259,19 +307,26 @@ IOMMU = [
              checks=checks.FULL, on=DEMO),
     translated("replace", options="--replace 1000", checks=[*checks.FULL, checks.replaced],
                core="one translation takes the place of another, under traffic"),
-    translated("replace_second_stage", ",scalable-mode=on", "intel_iommu=sm_on",
-               options="--replace 1000", checks=[*checks.FULL, checks.replaced],
-               core="the same in scalable mode"),
+    translated("replace_second_stage", **SECOND_STAGE, options="--replace 1000",
+               checks=[*checks.FULL, checks.replaced], core="the same in scalable mode"),
     # The next kernel can't take the unit over: DMA pauses before the unit is turned off
-    translated("other_mode", ",scalable-mode=on", next_append="intel_iommu=sm_on",
-               checks=[checks.resumed],
-               lines={(2, "DMAR: liveupdate: dmar0: it is to be in scalable mode"): 1,
-                      (2, "liveupdate: DMA paused: the IOMMU can't be taken over"): 1},
-               core="a unit that can't be taken over"),
+    translated("to_scalable", unit=",scalable-mode=on", next_append="intel_iommu=sm_on",
+               **not_taken_over("scalable"), core="a unit that can't be taken over"),
+    translated("to_legacy", **SECOND_STAGE, next_append="intel_iommu=sm_off",
+               **not_taken_over("legacy")),
+    abandoned("abandoned_pass_through"),
+    abandoned("abandoned_second_stage", **SECOND_STAGE),
+    quarantined("quarantined_pass_through"),
+    quarantined("quarantined_second_stage", **SECOND_STAGE),
     not_adopted("root", "it uses another root table", "Q", 24, 0x1000),
     not_adopted("domain_id", "impossible domain ID", "H", 32, 1),
     not_adopted("width", "impossible address width", "B", 34, 7),
     not_adopted("type", "impossible flags", "B", 35, 0x9),
+    not_adopted("mode", "impossible flags", "B", 36, 1),
+    not_adopted("snoop", "impossible flags", "B", 35, 1 << 2 | 1, **FIRST_STAGE),
+    not_adopted("segment", "it is of another segment", "I", 8, 1),
+    not_adopted("stage", "impossible flags", "B", 36, 2, **SECOND_STAGE),
+    not_adopted("levels", "impossible address width", "B", 34, 2, **FIRST_STAGE),
     # A test of the checks
     translated("cut_off", answers={(1, "VMM: preserved"): [vtd.cut]}, checks=[checks.traffic],
                problems=("it had no entry",),
@@ -284,6 +339,16 @@ IOMMU = [
 READ_TABLE = {KEXEC: [handover.read_table]}
 COUNT = {KEXEC: [handover.count_pages], SECOND_KEXEC: [handover.count_pages]}
 WITHOUT_SESSION = {"options": "--sessions 0", "preserve": 0, "checks": [], "adopted": None}
+
+
+def page_tables(name, mode="", **others):
+    return Scenario(name, SWITCH, 2, options="--abort 2", updates=2,
+                    append=f"init_on_free=1 {mode}", iommu=True, interval=0.2, on=DEMO,
+                    checks=[checks.same_memory, checks.freed],
+                    answers={KEXEC: [handover.count_pages, handover.remember_page_tables],
+                             SECOND_KEXEC: [handover.count_pages, handover.look_for_pages]},
+                    twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT}, **others)
+
 
 SEQUENCES = [
     Scenario("abort", SWITCH, 2, options="--abort 1", checks=[],
@@ -326,13 +391,8 @@ SEQUENCES = [
              twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT},
              core="the table's memory is given back, after finish and after abort"),
     # The same of the page tables
-    Scenario("memory_iommu", SWITCH, 2, options="--abort 2", updates=2,
-             append="init_on_free=1", iommu=True, interval=0.2, on=DEMO,
-             checks=[checks.same_memory, checks.freed],
-             answers={KEXEC: [handover.count_pages, handover.remember_page_tables],
-                      SECOND_KEXEC: [handover.count_pages, handover.look_for_pages]},
-             twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT},
-             core="page tables that were handed over are given back"),
+    page_tables("memory_iommu", core="page tables that were handed over are given back"),
+    page_tables("memory_second_stage", unit=",scalable-mode=on", mode="intel_iommu=sm_on"),
 ]
 
 
