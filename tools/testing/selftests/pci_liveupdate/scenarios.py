@@ -388,10 +388,10 @@ SEQUENCES = [
              on=DEMO, checks=[checks.same_memory, checks.freed],
              answers={KEXEC: [handover.count_pages, handover.remember_table],
                       SECOND_KEXEC: [handover.count_pages, handover.look_for_pages]},
-             twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT},
-             core="the table's memory is given back, after finish and after abort"),
+             twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT}),
     # The same of the page tables
-    page_tables("memory_iommu", core="page tables that were handed over are given back"),
+    page_tables("memory_iommu",
+                core="what was handed over is given back, after finish and after abort"),
     page_tables("memory_second_stage", unit=",scalable-mode=on", mode="intel_iommu=sm_on"),
 ]
 
@@ -524,8 +524,7 @@ VFIO = [
     # Two VMMs
     vfio("several", igbs(8), 8, updates=2, ram=LARGE, adopted=(8, 8, 0)),
     Scenario("packets", [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
-             adopted=(2, 0, 0), leaks=False, checks=checks.FULL, on=DEMO,
-             core="five updates one after another, no packet lost"),
+             adopted=(2, 0, 0), leaks=False, checks=checks.FULL, on=DEMO),
     # While it is preserved, by a host that asks for it
     vfio("pulled", igbs(2), 2, leaks=False, answers={(1, "VMM: unplug"): ["device_del last"]},
          adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
