@@ -145,6 +145,7 @@ spent()
 		END { for (what in sum) printf "# %s: %d s\n", what, sum[what] }' | sort
 }
 
+[ -z "$all" ] || [ "$all" = --all ] || die "usage: check.sh [--all]"
 [[ ${BUDGET:-1} =~ ^[1-9][0-9]*$ ]] || die "BUDGET=$BUDGET isn't a number of minutes"
 lock "$out/check"
 start=$SECONDS
