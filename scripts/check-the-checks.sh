@@ -161,13 +161,13 @@ breakage "an IOMMU is turned off" drivers/iommu/intel/iommu.c \
 	"$(within intel_iommu_shutdown 's/!intel_liveupdate_hand_over\(iommu\)/true/')" \
 	root_port_iommu "gave up waiting for the last packet"
 breakage "tables are switched when a device is attached" drivers/iommu/intel/iommu.c \
-	"$(within domain_context_mapping_cb 's/intel_liveupdate_waits\(iommu, pdev, alias\)/false/')" \
+	"$(within domain_context_mapping_cb 's/intel_liveupdate_waits\(iommu, alias\)/false/')" \
 	map_late "fault addr|packets were lost|it had nothing"
 breakage "a neighbour turns translation off" drivers/iommu/intel/iommu.c \
 	"$(within context_setup_pass_through 's/intel_liveupdate_waits\(.*\)\)/false)/')" \
 	waiting_pass_through "the entry was"
 breakage "DMA resumes before the address space is complete" $vfio \
-	"$(within vfio_pci_attach_ioas 's/ \|\| vdev->liveupdate.ser//')" \
+	"$(within vfio_pci_attach_ioas 's/ \&\& !vdev->liveupdate.ser//')" \
 	map_late_paused "fault addr"
 breakage "tables are never switched" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_rid_finish 's/domain_context_replace_cb\(.*\);/;/')" \

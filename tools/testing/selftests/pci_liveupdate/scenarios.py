@@ -194,7 +194,7 @@ def topologies():
         yield Scenario(f"{name}_iommu", devices, preserve, adopted=adopted, iommu=True, leaks=False,
                        checks=[*checks.FULL, checks.fewer_accesses, checks.services],
                        on=DEBUG if options else DEMO,
-                       core="DMA pauses, nothing else changes" if options else "")
+                       core="behind an IOMMU ports change as little" if options else "")
         for iommu in False, True:
             for slug, slugs in COMBINED.items():
                 append = " ".join(OPTIONS[each] for each in slugs)
