@@ -132,7 +132,7 @@ breakage "the table's head is not freed" $core \
 	memory "KHO preserves"
 breakage "the table's blocks are not freed" $table \
 	"$(within pci_incoming_free 's/kho_block_set_destroy.*//')" \
-	memory "of the table isn't free"
+	memory "isn't free in the end"
 breakage "interrupts go into the kexec" $vfio \
 	"$(within vfio_pci_cannot_freeze 's/vdev->irq_type != VFIO_PCI_NUM_IRQS/false/')" \
 	waiting "0 lines with 'live update refused: its interrupts"
@@ -170,19 +170,19 @@ breakage "DMA resumes before the address space is complete" $vfio \
 	"$(within vfio_pci_attach_ioas 's/ \&\& !vdev->liveupdate.ser//')" \
 	map_late_paused "fault addr"
 breakage "tables are never switched" drivers/iommu/intel/liveupdate.c \
-	"$(within intel_rid_finish 's/domain_context_replace_cb\(.*\);/;/')" \
+	"$(within intel_end_entry 's/domain_context_replace_cb\(.*\);/;/')" \
 	root_port_iommu "it had another page|it had no entry|it had nothing|packets were lost|gave up waiting|fault addr"
 breakage "a PASID table is set when a device is attached" drivers/iommu/intel/pasid.c \
 	"$(within device_pasid_table_setup 's/intel_liveupdate_waits\(.*\)\)/false)/')" \
 	map_late_second_stage "fault addr|packets were lost|gave up waiting"
 breakage "a PASID table is never switched" drivers/iommu/intel/liveupdate.c \
-	"$(within intel_rid_finish 's/intel_pasid_replace_sm_context\(.*\);/;/')" \
+	"$(within intel_end_entry 's/intel_pasid_replace_sm_context\(.*\);/;/')" \
 	map_late_second_stage "it had another page|it had no entry|it had nothing|packets were lost|gave up waiting|fault addr"
 breakage "an identity domain leaves old tables" drivers/iommu/intel/iommu.c \
 	"$(within identity_domain_attach_dev 's/!ret && context_copied\(.*\)\)/false)/')" \
 	quarantined_second_stage "the entry was"
 breakage "an abandoned device is left blocked" drivers/iommu/intel/liveupdate.c \
-	"$(within intel_rid_finish 's/else if \(info->domain_attached\)/else if (false)/')" \
+	"$(within intel_end_entry 's/else if \(info->domain_attached\)/else if (false)/')" \
 	abandoned_pass_through "the entry was"
 breakage "any stage is trusted" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_flags_ok 's/ecap_flts\(iommu->ecap\)/true/')" \
@@ -195,7 +195,13 @@ breakage "another root table is trusted" drivers/iommu/intel/liveupdate.c \
 	not_adopted_root "0 lines with 'DMAR: liveupdate"
 breakage "page tables are not freed" drivers/iommu/liveupdate_incoming.c \
 	"$(within iommu_free_page 's/folio_put\(.*\);/;/')" \
-	memory_iommu "of the table isn't free"
+	memory_iommu "isn't free in the end"
+breakage "memory is freed while a device writes to it" drivers/iommu/liveupdate_memory.c \
+	"$(within iommu_hold_leaf 's/walk->held->nr_leaves\+\+/kho_put_preserved(paddr, size)/')" \
+	reused "bytes had changed"
+breakage "memory is held for ever" drivers/iommu/liveupdate_memory.c \
+	"$(within iommu_held_put 's/!--held->nr_rids/false/')" \
+	reused "isn't free in the end"
 breakage "a device may reach any memory" drivers/iommu/liveupdate.c \
 	"$(within iommu_check_leaf 's/kho_is_preserved\(paddr, size\)/true/')" \
 	fixed "preserve"

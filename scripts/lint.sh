@@ -163,7 +163,7 @@ messages()
 		push @texts, $1 while /(?:return|why =)\s+"([^"]*)"/g;
 		push @texts, $1 while /record_(?:error|insert)\([^;]*?"([^"]*)"/g;
 		print map { "$_\n" } grep { length > 12 }
-			map { split /\\n|%[-#0-9.]*(?:p[A-Z]*|l*[a-z])/ } @texts' >"$out/lint/messages"
+			map { split /\\n|%[-#0-9.]*(?:p[A-Za-z]*|l*[a-z])/ } @texts' >"$out/lint/messages"
 	[ -s "$out/lint/messages" ] || return 1
 	while read -r text; do
 		grep -qF -- "$text" "$out/lint/pages" ||

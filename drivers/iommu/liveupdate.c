@@ -24,7 +24,8 @@
  * the next kernel
  *   The IOMMU's driver reads the table before it touches an IOMMU, and leaves the devices
  *   in it alone: they go on with the tables of the previous kernel until they are finished.
- *   To attach one to a domain only prepares that.
+ *   To attach one to a domain only prepares that. What the tables map is held meanwhile,
+ *   even if its owner frees it (see liveupdate_memory.c).
  *
  * finish
  *   A device that is attached to a domain uses that from here on; the hardware is switched
@@ -141,7 +142,7 @@ struct iommu_keep {
 	phys_addr_t stray;
 };
 
-static int iommu_keep_table(struct pt_iommu_visitor *visitor, void *table)
+static int iommu_keep_table(struct pt_iommu_visitor *visitor, phys_addr_t paddr)
 {
 	struct iommu_keep *keep = container_of(visitor, struct iommu_keep, visitor);
 	struct iommu_outgoing_domain *out = keep->out;
@@ -152,19 +153,19 @@ static int iommu_keep_table(struct pt_iommu_visitor *visitor, void *table)
 	err = kho_block_set_grow(&out->pages, out->rec->nr_pages + 1);
 	if (err)
 		return err;
-	err = kho_preserve_folio(virt_to_folio(table));
+	err = kho_preserve_folio(page_folio(phys_to_page(paddr)));
 	if (err)
 		return err;
 
 	page = iommu_block_append(&out->pages);
-	page->phys = virt_to_phys(table);
+	page->phys = paddr;
 	/* The top comes first */
 	if (!out->rec->nr_pages++)
 		out->rec->top = page->phys;
 	return 0;
 }
 
-static int iommu_skip_table(struct pt_iommu_visitor *visitor, void *table)
+static int iommu_skip_table(struct pt_iommu_visitor *visitor, phys_addr_t paddr)
 {
 	cond_resched();
 	return 0;
@@ -184,7 +185,7 @@ static int iommu_check_leaf(struct pt_iommu_visitor *visitor, phys_addr_t paddr,
 
 /* Check what @out maps; and preserve its page tables, if @table is to do that. */
 static int iommu_outgoing_walk(struct device *dev, struct iommu_outgoing_domain *out,
-			       int (*table)(struct pt_iommu_visitor *, void *))
+			       int (*table)(struct pt_iommu_visitor *, phys_addr_t))
 {
 	struct pt_iommu *pt = iommupt_from_domain(out->domain);
 	struct iommu_keep keep = {
@@ -580,6 +581,7 @@ static void iommu_flb_finish(struct liveupdate_flb_op_args *args)
 
 	if (iommu_incoming_release)
 		iommu_incoming_release();
+	iommu_held_put_all();
 
 	if (iommu_incoming && !iommu_incoming_release &&
 	    iommu_incoming_walk_rids(iommu_incoming, iommu_has_rid, NULL))

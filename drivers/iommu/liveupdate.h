@@ -9,8 +9,10 @@
 #include <linux/types.h>
 
 struct iommu_domain_ser;
+struct iommu_page_ser;
 struct iommu_rid_ser;
 struct iommu_ser;
+struct pt_iommu_visitor;
 
 /* What drivers call in the old kernel */
 void *iommu_liveupdate_alloc_page(void);
@@ -27,8 +29,20 @@ typedef int (*iommu_rid_fn)(const struct iommu_rid_ser *rec,
 int iommu_liveupdate_walk_incoming(iommu_rid_fn fn, void *data);
 void iommu_liveupdate_set_release(void (*release)(void));
 
+/* Calls the visitor for page tables in a format that only the driver knows */
+typedef int (*iommu_visit_fn)(u64 top, u32 format, struct pt_iommu_visitor *visitor);
+
+int iommu_liveupdate_hold_memory(const struct iommu_rid_ser *rec,
+				 const struct iommu_domain_ser *domain, u32 format,
+				 iommu_visit_fn visit);
+void iommu_liveupdate_put_memory(u32 segment, u16 rid);
+void iommu_held_put_all(void);
+
 struct iommu_ser *iommu_incoming_load(u64 pa);
 void iommu_incoming_free(struct iommu_ser *ser);
 int iommu_incoming_walk_rids(struct iommu_ser *ser, iommu_rid_fn fn, void *data);
+int iommu_incoming_walk_pages(const struct iommu_domain_ser *domain,
+			      int (*fn)(const struct iommu_page_ser *rec, void *data),
+			      void *data);
 
 #endif /* __IOMMU_LIVEUPDATE_H */

@@ -360,6 +360,37 @@ int iommu_incoming_walk_rids(struct iommu_ser *ser, iommu_rid_fn fn, void *data)
 				&walk);
 }
 
+struct iommu_page_walk {
+	int (*fn)(const struct iommu_page_ser *rec, void *data);
+	void *data;
+};
+
+static int iommu_walk_page(void *rec, void *arg)
+{
+	struct iommu_page_walk *walk = arg;
+
+	return walk->fn(rec, walk->data);
+}
+
+/**
+ * iommu_incoming_walk_pages - Call a function for each page table of a domain
+ * @domain: record, in what iommu_incoming_load() returned
+ * @fn:     the function; if it doesn't return 0, it isn't called again
+ * @data:   for @fn
+ *
+ * Context: may sleep.
+ * Return: 0, or what @fn returned.
+ */
+int iommu_incoming_walk_pages(const struct iommu_domain_ser *domain,
+			      int (*fn)(const struct iommu_page_ser *rec, void *data),
+			      void *data)
+{
+	struct iommu_page_walk walk = { .fn = fn, .data = data };
+
+	return iommu_walk_chain(domain->pages, sizeof(struct iommu_page_ser), iommu_walk_page,
+				&walk);
+}
+
 /**
  * iommu_incoming_free - Free a table, and the page tables that it leads to
  * @ser: what iommu_incoming_load() returned; no device uses any of the page tables

@@ -79,6 +79,62 @@ static void is_preserved_in_pieces(struct kunit *test)
 		__free_page(page + i);
 }
 
+/* What KHO says in the new kernel */
+
+/* References become those of the folio; what was put before isn't there. */
+static void get_preserved(struct kunit *test)
+{
+	struct page *page = kunit_kho_page(test);
+	phys_addr_t phys = page_to_phys(page);
+	struct folio *folio;
+
+	for (int i = 0; i < 3; i++)
+		KUNIT_EXPECT_EQ(test, 0, kho_get_preserved(phys + i, 1));
+	kho_put_preserved(phys, 1);
+	KUNIT_EXPECT_EQ(test, 2, kunit_kho_nr_refs(page));
+	KUNIT_EXPECT_EQ(test, PAGE_SIZE, kho_preserved_size(phys));
+
+	folio = kho_restore_folio(phys);
+	KUNIT_ASSERT_NOT_NULL(test, folio);
+	KUNIT_EXPECT_EQ(test, 3, folio_ref_count(folio));
+	KUNIT_EXPECT_EQ(test, -ENOENT, kho_get_preserved(phys, 1));
+	folio_put(folio);
+	kho_put_preserved(phys, PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, 1, folio_ref_count(folio));
+	kho_put_preserved(phys, PAGE_SIZE);
+}
+
+/* Two pieces of four pages; each part of a piece holds all of it. */
+static void get_preserved_in_pieces(struct kunit *test)
+{
+	struct page *page = alloc_pages(GFP_KERNEL | __GFP_ZERO, 3);
+	struct page *next = page + 4;
+	phys_addr_t phys;
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	split_page(page, 3);
+	kunit_kho_set_preserved(page, 2);
+	kunit_kho_set_preserved(next, 2);
+	phys = page_to_phys(page);
+
+	KUNIT_EXPECT_EQ(test, 0, kho_get_preserved(phys + 3 * PAGE_SIZE, 2 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 0, kho_get_preserved(phys + 5 * PAGE_SIZE, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 1, kunit_kho_nr_refs(page));
+	KUNIT_EXPECT_EQ(test, 2, kunit_kho_nr_refs(next));
+
+	/* None is taken if that isn't possible for all */
+	folio_put(kho_restore_folio(phys + 4 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, -ENOENT, kho_get_preserved(phys, 8 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, 1, kunit_kho_nr_refs(page));
+
+	KUNIT_EXPECT_EQ(test, 2, page_ref_count(next));
+	kho_put_preserved(phys + 3 * PAGE_SIZE, 2 * PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, 0, kunit_kho_nr_refs(page));
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(next));
+	kho_put_preserved(phys + 5 * PAGE_SIZE, PAGE_SIZE);
+	folio_put(kho_restore_folio(phys));
+}
+
 /* Page tables */
 
 struct visited {
@@ -89,7 +145,7 @@ struct visited {
 	size_t size;
 };
 
-static int visit_table(struct pt_iommu_visitor *visitor, void *table)
+static int visit_table(struct pt_iommu_visitor *visitor, phys_addr_t paddr)
 {
 	struct visited *visited = container_of(visitor, struct visited, visitor);
 
@@ -125,6 +181,7 @@ static void visit_page_tables(struct kunit *test)
 		.common = { .hw_max_vasz_lg2 = 39, .hw_max_oasz_lg2 = 52 },
 		.top_level = 2,
 	};
+	struct pt_iommu_vtdss_hw_info info;
 	struct pt_iommu_vtdss *table;
 	struct pt_iommu *pt;
 
@@ -148,6 +205,15 @@ static void visit_page_tables(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 2ULL * SZ_1G + SZ_4K + SZ_2G, visited.phys);
 	KUNIT_EXPECT_EQ(test, SZ_4K + SZ_4K + SZ_2M, visited.size);
 
+	/* The same if only the top is known */
+	pt_iommu_vtdss_hw_info(table, &info);
+	visited = (struct visited){ .visitor = visited.visitor };
+	KUNIT_EXPECT_EQ(test, 0, pt_iommu_vtdss_visit_top(info.ssptptr, cfg.top_level,
+							  &visited.visitor));
+	KUNIT_EXPECT_EQ(test, 4, visited.tables);
+	KUNIT_EXPECT_EQ(test, 3, visited.leaves);
+	KUNIT_EXPECT_EQ(test, 2ULL * SZ_1G + SZ_4K + SZ_2G, visited.phys);
+
 	/* What a visitor returns ends the visit */
 	visited.phys = SZ_1T - SZ_1G;
 	visited.leaves = 0;
@@ -158,13 +224,16 @@ static void visit_page_tables(struct kunit *test)
 
 /*
  * The table in the new kernel: two domains with 3 and 2 page tables, a root table, three
- * requester IDs
+ * requester IDs. Page tables have three levels. Those of the first domain map the first page
+ * of memory twice, and then the others; those of the second domain map nothing.
  */
 
 enum {
 	SER, DOMAINS, RIDS, PAGES_1, PAGES_2, PAGES, TABLE_1, TABLE_2 = TABLE_1 + 3,
-	ROOT = TABLE_2 + 2, NR_PAGES,
+	ROOT = TABLE_2 + 2, MEMORY, NR_PAGES = MEMORY + 3,
 };
+
+#define NR_TABLE_PAGES	MEMORY
 
 struct fake_table {
 	struct page *pages[NR_PAGES];
@@ -199,9 +268,25 @@ static unsigned int fake_nr_preserved(struct fake_table *table)
 {
 	unsigned int nr = 0;
 
-	for (int i = 0; i < NR_PAGES; i++)
+	for (int i = 0; i < NR_TABLE_PAGES; i++)
 		nr += kunit_kho_is_preserved(table->pages[i]);
 	return nr;
+}
+
+static void fake_set_entry(struct fake_table *table, int page, int i, u64 pa)
+{
+	/* Read and Write */
+	((u64 *)fake_page(table, page))[i] = pa | 3;
+}
+
+static void fake_fill_tables(struct fake_table *table)
+{
+	fake_set_entry(table, TABLE_1, 0, fake_pa(table, TABLE_1 + 1));
+	fake_set_entry(table, TABLE_1 + 1, 2, fake_pa(table, TABLE_1 + 2));
+	fake_set_entry(table, TABLE_1 + 2, 1, fake_pa(table, MEMORY));
+	for (int i = 0; i < 3; i++)
+		fake_set_entry(table, TABLE_1 + 2, 2 + i, fake_pa(table, MEMORY + i));
+	fake_set_entry(table, TABLE_2, 0, fake_pa(table, TABLE_2 + 1));
 }
 
 /* Give back what wasn't. */
@@ -251,6 +336,8 @@ static void fake_fill(struct kunit *test, struct fake_table *table)
 	fake_fill_domain(table, 0, PAGES_1, TABLE_1, TABLE_2 - TABLE_1);
 	fake_fill_domain(table, 1, PAGES_2, TABLE_2, ROOT - TABLE_2);
 
+	fake_fill_tables(table);
+
 	fake_block(table, RIDS, 4);
 	for (int i = 0; i < 3; i++) {
 		*fake_rid(table, i) = (struct iommu_rid_ser){
@@ -275,9 +362,10 @@ static void load_and_free(struct kunit *test)
 	fake_fill(test, &table);
 	ser = fake_load(&table);
 	KUNIT_ASSERT_PTR_EQ(test, ser, fake_page(&table, SER));
-	KUNIT_EXPECT_EQ(test, NR_PAGES, fake_nr_preserved(&table));
+	KUNIT_EXPECT_EQ(test, NR_TABLE_PAGES, fake_nr_preserved(&table));
 	iommu_incoming_free(ser);
 	KUNIT_EXPECT_EQ(test, 0, fake_nr_preserved(&table));
+	fake_free(&table);
 }
 
 /* A table without devices, as after a session that was closed */
@@ -293,7 +381,7 @@ static void load_empty(struct kunit *test)
 	ser->pages = 0;
 	KUNIT_ASSERT_PTR_EQ(test, ser, fake_load(&table));
 	iommu_incoming_free(ser);
-	KUNIT_EXPECT_EQ(test, NR_PAGES - 1, fake_nr_preserved(&table));
+	KUNIT_EXPECT_EQ(test, NR_TABLE_PAGES - 1, fake_nr_preserved(&table));
 	fake_free(&table);
 }
 
@@ -400,7 +488,121 @@ static void load_damaged(struct kunit *test)
 		fake_fill(test, &table);
 		damages[i](&table);
 		KUNIT_EXPECT_NULL_MSG(test, fake_load(&table), "%ps", damages[i]);
-		KUNIT_EXPECT_EQ(test, NR_PAGES, fake_nr_preserved(&table));
+		KUNIT_EXPECT_EQ(test, NR_TABLE_PAGES, fake_nr_preserved(&table));
+		fake_free(&table);
+	}
+}
+
+/* What the page tables map */
+
+static int fake_visit(u64 top, u32 format, struct pt_iommu_visitor *visitor)
+{
+	return pt_iommu_vtdss_visit_top(top, format, visitor);
+}
+
+static int fake_hold_as(struct fake_table *table, int rid, u32 format)
+{
+	const struct iommu_rid_ser *rec = fake_rid(table, rid);
+
+	return iommu_liveupdate_hold_memory(rec, fake_domain(table, rec->domain - 1), format,
+					    fake_visit);
+}
+
+static int fake_hold(struct fake_table *table, int rid)
+{
+	return fake_hold_as(table, rid, 2);
+}
+
+static void fake_put(struct fake_table *table, int rid)
+{
+	iommu_liveupdate_put_memory(0, fake_rid(table, rid)->rid);
+}
+
+static void expect_held(struct kunit *test, struct fake_table *table, unsigned int first,
+			unsigned int others)
+{
+	KUNIT_EXPECT_EQ(test, first, kunit_kho_nr_refs(table->pages[MEMORY]));
+	KUNIT_EXPECT_EQ(test, others, kunit_kho_nr_refs(table->pages[MEMORY + 1]));
+	KUNIT_EXPECT_EQ(test, others, kunit_kho_nr_refs(table->pages[MEMORY + 2]));
+}
+
+/* As long as one of the requester IDs needs it, and as often as it is mapped */
+static void hold_memory(struct kunit *test)
+{
+	struct fake_table table;
+
+	fake_fill(test, &table);
+	fake_rid(&table, 1)->domain = 1;
+	KUNIT_EXPECT_EQ(test, 0, fake_hold(&table, 0));
+	KUNIT_EXPECT_EQ(test, -EINVAL, fake_hold_as(&table, 1, 3));
+	KUNIT_EXPECT_EQ(test, 0, fake_hold(&table, 1));
+	KUNIT_EXPECT_EQ(test, 0, fake_hold(&table, 2));
+	expect_held(test, &table, 2, 1);
+
+	/* Its owner takes a page back, and frees it */
+	folio_put(kho_restore_folio(fake_pa(&table, MEMORY)));
+	KUNIT_EXPECT_EQ(test, 2, page_ref_count(table.pages[MEMORY]));
+	get_page(table.pages[MEMORY]);
+
+	fake_put(&table, 0);
+	fake_put(&table, 0);
+	fake_put(&table, 2);
+	KUNIT_EXPECT_EQ(test, 3, page_ref_count(table.pages[MEMORY]));
+	fake_put(&table, 1);
+	KUNIT_EXPECT_EQ(test, 1, page_ref_count(table.pages[MEMORY]));
+	put_page(table.pages[MEMORY]);
+	KUNIT_EXPECT_EQ(test, 0, kunit_kho_nr_refs(table.pages[MEMORY + 1]));
+	fake_free(&table);
+}
+
+static void damage_leaf(struct fake_table *table)
+{
+	kho_restore_free(fake_page(table, MEMORY + 1));
+}
+
+static void damage_leaf_size(struct fake_table *table)
+{
+	/* Page Size */
+	fake_set_entry(table, TABLE_1 + 1, 3, BIT(7));
+}
+
+static void damage_loop_of_tables(struct fake_table *table)
+{
+	fake_set_entry(table, TABLE_1 + 1, 3, fake_pa(table, TABLE_1));
+}
+
+static void damage_table_twice(struct fake_table *table)
+{
+	fake_set_entry(table, TABLE_1 + 1, 3, fake_pa(table, TABLE_1 + 2));
+}
+
+static void damage_table_of_other(struct fake_table *table)
+{
+	fake_set_entry(table, TABLE_1 + 1, 3, fake_pa(table, TABLE_2 + 1));
+}
+
+static void damage_table_nowhere(struct fake_table *table)
+{
+	fake_set_entry(table, TABLE_1 + 1, 3, GENMASK_ULL(51, 12));
+}
+
+static void (*const table_damages[])(struct fake_table *table) = {
+	damage_leaf, damage_leaf_size, damage_loop_of_tables, damage_table_twice,
+	damage_table_of_other, damage_table_nowhere,
+};
+
+/* Each is refused, and nothing stays held. */
+static void hold_damaged(struct kunit *test)
+{
+	struct fake_table table;
+
+	for (int i = 0; i < ARRAY_SIZE(table_damages); i++) {
+		fake_fill(test, &table);
+		table_damages[i](&table);
+		KUNIT_EXPECT_NE_MSG(test, 0, fake_hold(&table, 0), "%ps", table_damages[i]);
+		KUNIT_EXPECT_EQ(test, 0, kunit_kho_nr_refs(table.pages[MEMORY]));
+		KUNIT_EXPECT_EQ(test, 0, kunit_kho_nr_refs(table.pages[MEMORY + 2]));
+		fake_put(&table, 0);
 		fake_free(&table);
 	}
 }
@@ -412,17 +614,42 @@ static void fake_damage(struct rnd_state *rnd, struct fake_table *table)
 		0, 1, 2, 3, U64_MAX, prandom_u32_state(rnd),
 		fake_pa(table, prandom_u32_state(rnd) % NR_PAGES),
 		fake_pa(table, prandom_u32_state(rnd) % NR_PAGES) + 8,
+		fake_pa(table, prandom_u32_state(rnd) % NR_PAGES) | 3,
 	};
-	void *page = fake_page(table, prandom_u32_state(rnd) % TABLE_1);
+	void *page = fake_page(table, prandom_u32_state(rnd) % ROOT);
 	u64 value = values[prandom_u32_state(rnd) % ARRAY_SIZE(values)];
 	unsigned int size = 1 << prandom_u32_state(rnd) % 4;
 
 	memcpy(page + prandom_u32_state(rnd) % (144 / size) * size, &value, size);
 }
 
+static int hold_rid(const struct iommu_rid_ser *rec, const struct iommu_domain_ser *domain,
+		    void *data)
+{
+	unsigned int *nr_held = data;
+
+	if (!iommu_liveupdate_hold_memory(rec, domain, 2, fake_visit))
+		++*nr_held;
+	return 0;
+}
+
+static int put_rid(const struct iommu_rid_ser *rec, const struct iommu_domain_ser *domain,
+		   void *data)
+{
+	iommu_liveupdate_put_memory(rec->segment, rec->rid);
+	return 0;
+}
+
+/* As drivers do with a table that is consistent; what it maps may be anything. */
+static void hold_and_put(struct iommu_ser *ser, unsigned int *nr_held)
+{
+	iommu_incoming_walk_rids(ser, hold_rid, nr_held);
+	iommu_incoming_walk_rids(ser, put_rid, NULL);
+}
+
 static void load_random(struct kunit *test)
 {
-	unsigned int nr_good = 0;
+	unsigned int nr_good = 0, nr_held = 0;
 
 	for (unsigned int i = 0; i < nr_tables; i++) {
 		struct fake_table table;
@@ -437,27 +664,33 @@ static void load_random(struct kunit *test)
 		ser = fake_load(&table);
 		if (ser) {
 			nr_good++;
+			hold_and_put(ser, &nr_held);
 			iommu_incoming_free(ser);
 			KUNIT_EXPECT_FALSE_MSG(test, kunit_kho_is_preserved(table.pages[SER]),
 					       "seed %u", first_seed + i);
 		} else {
-			KUNIT_EXPECT_EQ_MSG(test, NR_PAGES, fake_nr_preserved(&table),
+			KUNIT_EXPECT_EQ_MSG(test, NR_TABLE_PAGES, fake_nr_preserved(&table),
 					    "seed %u", first_seed + i);
 		}
 		fake_free(&table);
 		cond_resched();
 	}
 
-	kunit_info(test, "tables tried: %u, %u of them consistent", nr_tables, nr_good);
+	kunit_info(test, "tables tried: %u, %u of them consistent; memory held %u times",
+		   nr_tables, nr_good, nr_held);
 }
 
 static struct kunit_case iommu_liveupdate_cases[] = {
 	KUNIT_CASE(is_preserved),
 	KUNIT_CASE(is_preserved_in_pieces),
+	KUNIT_CASE(get_preserved),
+	KUNIT_CASE(get_preserved_in_pieces),
 	KUNIT_CASE(visit_page_tables),
 	KUNIT_CASE(load_and_free),
 	KUNIT_CASE(load_empty),
 	KUNIT_CASE(load_damaged),
+	KUNIT_CASE(hold_memory),
+	KUNIT_CASE(hold_damaged),
 	KUNIT_CASE(load_random),
 	{}
 };

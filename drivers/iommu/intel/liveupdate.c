@@ -19,8 +19,9 @@
  * the next kernel
  *   Before it touches a unit, it checks that the unit uses that root table, in the mode
  *   that this kernel wants. Then it makes its own root table, with entries for these
- *   devices that lead to the page tables of the previous kernel. Their domain IDs stay
- *   reserved until the last finish.
+ *   devices that lead to the page tables of the previous kernel. What these map was
+ *   preserved, and isn't freed until finish. Their domain IDs stay reserved until the last
+ *   finish.
  *
  * attach
  *   All is prepared, but the context entry stays. So the IOMMU core may attach default
@@ -163,6 +164,23 @@ static const char *intel_rid_check(const struct iommu_rid_ser *rec, struct intel
 	return NULL;
 }
 
+/* How the page tables of a requester ID are read: mode and width, which give the level. */
+static u32 intel_kept_format(const struct iommu_rid_ser *rec)
+{
+	return rec->intel.mode << 8 | rec->intel.address_width;
+}
+
+/* Of a second stage, width 1 means three levels; of a first stage, 0 means four. */
+static int intel_kept_visit(u64 top, u32 format, struct pt_iommu_visitor *visitor)
+{
+	u8 width = format;
+
+	if (format >> 8 == INTEL_IOMMU_SER_FIRST_STAGE)
+		return pt_iommu_x86_64_visit_top(top, width + 3, visitor);
+
+	return pt_iommu_vtdss_visit_top(top, width + 1, visitor);
+}
+
 static int intel_kept_add(const struct iommu_rid_ser *rec,
 			  const struct iommu_domain_ser *domain, void *data)
 {
@@ -202,7 +220,12 @@ static int intel_kept_add(const struct iommu_rid_ser *rec,
 		}
 	}
 
-	return xa_err(xa_store(&iommu->kept->rids, rec->rid, xa_mk_value(0), GFP_KERNEL));
+	err = xa_err(xa_store(&iommu->kept->rids, rec->rid, xa_mk_value(0), GFP_KERNEL));
+	if (err)
+		return err;
+
+	return iommu_liveupdate_hold_memory(rec, domain, intel_kept_format(rec),
+					    intel_kept_visit);
 }
 
 static void intel_kept_free(struct intel_iommu *iommu)
@@ -482,14 +505,12 @@ bool intel_liveupdate_is_kept(struct device *dev)
 }
 
 /* All that use a requester ID are in one group, and so attached to one domain. */
-static int intel_rid_finish(struct pci_dev *pdev, u16 rid, void *data)
+static void intel_end_entry(struct pci_dev *pdev, u16 rid, struct device_domain_info *info)
 {
-	struct device_domain_info *info = data;
 	struct intel_iommu *iommu = info->iommu;
 
-	if (!context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff) ||
-	    intel_liveupdate_waits(iommu, rid))
-		return 0;
+	if (!context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff))
+		return;
 
 	if (sm_supported(iommu))
 		intel_pasid_replace_sm_context(info->dev, rid);
@@ -499,6 +520,18 @@ static int intel_rid_finish(struct pci_dev *pdev, u16 rid, void *data)
 		context_setup_pass_through_cb(pdev, rid, info->dev);
 	else
 		intel_drop_entry(iommu, rid);
+}
+
+static int intel_rid_finish(struct pci_dev *pdev, u16 rid, void *data)
+{
+	struct device_domain_info *info = data;
+	struct intel_iommu *iommu = info->iommu;
+
+	if (intel_liveupdate_waits(iommu, rid))
+		return 0;
+
+	intel_end_entry(pdev, rid, info);
+	iommu_liveupdate_put_memory(iommu->segment, rid);
 	return 0;
 }
 

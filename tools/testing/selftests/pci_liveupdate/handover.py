@@ -246,6 +246,13 @@ def remember_page_tables(vm):
 
 
 @at_handover
+def remember_rings(vm):
+    """The first descriptors, which the device has written, and won't write again."""
+    vm.found["content"] = {watcher.page: vm.memory[watcher.page:watcher.page + 256]
+                           for watcher in vm.watchers}
+
+
+@at_handover
 def look_for_pages(vm):
     """By what was in them: whoever frees one clears it."""
     vm.found["pages"] = {page: vm.memory[page:page + len(content)] != content

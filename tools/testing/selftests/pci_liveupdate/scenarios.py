@@ -261,6 +261,14 @@ def abandoned(name, **others):
                     (1, 1, 0), "Operation not supported", **others)
 
 
+def reused(name, mode="", **others):
+    """What the old tables map isn't free before finish, whatever its owner does."""
+    return translated(name, options="--reuse", append=f"init_on_free=1 {mode}",
+                      checks=[checks.reused, checks.faults, checks.freed],
+                      answers={(1, "VMM: preserved"): [handover.remember_rings],
+                               (2, "VMM: done"): [handover.look_for_pages]}, **others)
+
+
 def not_taken_over(mode):
     return {"checks": [checks.resumed],
             "lines": {(2, f"DMAR: liveupdate: dmar0: it is to be in {mode} mode"): 1,
@@ -305,6 +313,9 @@ IOMMU = [
               f"{IGB0},bus=bridge,addr=0.0", f"{E1000E},bus=bridge,addr=1.0,romfile="], 2,
              iommu=True, options=f"{MAP_LATE} --sessions 2", adopted=(2, 2, 0),
              checks=checks.FULL, on=DEMO),
+    reused("reused", core="memory that is freed before finish"),
+    reused("reused_second_stage", unit=",scalable-mode=on", mode="intel_iommu=sm_on"),
+    reused("reused_first_stage", unit=",scalable-mode=on,fsts=on", mode="intel_iommu=sm_on"),
     translated("replace", options="--replace 1000", checks=[*checks.FULL, checks.replaced],
                core="one translation takes the place of another, under traffic"),
     translated("replace_second_stage", **SECOND_STAGE, options="--replace 1000",

@@ -53,6 +53,8 @@
 #define MEMORY_SIZE	(8U << 20)
 #define NR_DMA_PAGES	(MEMORY_SIZE / DMA_PAGE)
 #define IOVA_BASE	0x100000000ULL
+#define REUSED_SIZE	(4 * MEMORY_SIZE)
+#define REUSED_PATTERN	0xa5
 
 /* In none of libvfio's headers, which are of igb */
 #define E1000_RFCTL_EXTEN	0x00008000
@@ -125,6 +127,7 @@ static struct {
 	int replace;
 	int map_late;
 	bool forget;
+	bool reuse;
 	bool crash;
 	bool disturb;
 	bool swap;
@@ -1088,6 +1091,64 @@ static void attach_full(void)
 	}
 }
 
+/* What its NIC receives goes to memory that the VMM doesn't have any more. */
+static void nic_free_buffers(struct nic *nic)
+{
+	check(fallocate(nic->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			offsetof(struct memory, buffer), sizeof(nic->memory->buffer)),
+	      "free buffers", nic->bdf);
+}
+
+static void nic_free_memory(struct nic *nic)
+{
+	munmap(nic->memory, MEMORY_SIZE);
+	close(nic->memfd);
+}
+
+/* Whoever gets what was freed last */
+static __u8 *take_free_memory(void)
+{
+	__u8 *memory = mmap(NULL, REUSED_SIZE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		die_errno(errno, "memory");
+	memset(memory, REUSED_PATTERN, REUSED_SIZE);
+	return memory;
+}
+
+static void check_reused(const __u8 *memory, const char *when)
+{
+	size_t damaged = 0;
+
+	for (size_t i = 0; i < REUSED_SIZE; i++)
+		damaged += memory[i] != REUSED_PATTERN;
+	say("reused when=%s damaged=%zu", when, damaged);
+}
+
+/* A VMM that goes away: its memory first, before the device is finished, then the device */
+static void reuse_memory(void)
+{
+	struct nic *nic = nics;
+	__u8 *memory;
+	__u32 count;
+
+	retrieve_sessions();
+	retrieve_fds(nic);
+	bind_device(nic->fd, iommufd, nic->bdf);
+	nic_find_packets(nic);
+	nic_free_buffers(nic);
+	memory = take_free_memory();
+
+	count = nr_received(nic) + 20;
+	wait_for(10000, nr_received(nic) >= count, "packets at %s", nic->bdf);
+	check_reused(memory, "before");
+	nic_free_memory(nic);
+	finish_sessions();
+	close(nic->fd);
+	check_reused(memory, "after");
+}
+
 static void take_all_back(void)
 {
 	if (options.crash)
@@ -1140,6 +1201,11 @@ static void stage2(void)
 	for_each_nic(nic)
 		report_path(nic->bdf);
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
+	if (options.reuse) {
+		reuse_memory();
+		say("done");
+		return;
+	}
 	if (nothing)
 		check_nothing_there();
 	else
@@ -1168,6 +1234,7 @@ static void usage(void)
 		"  --swap          preserve, and cancel, a device between the first and the second\n"
 		"  --unfinished    in stage 2 take back, and don't finish\n"
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
+		"  --reuse         in stage 2 free the memory and use it again, finish and go\n"
 		"  --crash         in stage 2 another VMM has retrieved all, and crashed\n"
 		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n"
 		"  --again         in stage 2 replace the kernel once more\n"
@@ -1192,6 +1259,7 @@ static void parse_options(int argc, char *argv[])
 		{ "swap", no_argument, NULL, 'w' },
 		{ "unfinished", no_argument, NULL, 'e' },
 		{ "forget", no_argument, NULL, 'f' },
+		{ "reuse", no_argument, NULL, 'x' },
 		{ "crash", no_argument, NULL, 'c' },
 		{ "disturb", no_argument, NULL, 'd' },
 		{ "again", no_argument, NULL, 'g' },
@@ -1241,6 +1309,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'f':
 			options.forget = true;
+			break;
+		case 'x':
+			options.reuse = true;
 			break;
 		case 'c':
 			options.crash = true;
