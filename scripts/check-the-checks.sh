@@ -167,8 +167,20 @@ breakage "a neighbour turns translation off" drivers/iommu/intel/iommu.c \
 	"$(within context_setup_pass_through 's/intel_liveupdate_waits\(.*\)\)/false)/')" \
 	waiting_pass_through "the entry was"
 breakage "DMA resumes before the address space is complete" $vfio \
-	"$(within vfio_pci_attach_ioas 's/ \&\& !vdev->liveupdate.ser//')" \
+	"$(within vfio_pci_attach_ioas 's/vdev->liveupdate.finished/vdev->liveupdate.ser/')" \
 	map_late_paused "fault addr"
+breakage "page tables go at the last finish" $core \
+	"$(within pci_liveupdate_defer_finish 's/iommu_liveupdate_get_incoming\(\);//')" \
+	handed_over "fault addr|packets were lost|gave up waiting"
+breakage "DMA goes on without anybody's memory" $vfio \
+	"$(within vfio_pci_pause_unattached 's/pci_clear_master\(pdev\);//')" \
+	handed_over_unprotected "didn't pause"
+breakage "a device goes on when its user is gone" $vfio \
+	"$(within vfio_pci_liveupdate_release_cdev 's/pci_liveupdate_abandon\(.*\);//')" \
+	late "may do DMA"
+breakage "a device goes on that nobody has retrieved" $vfio \
+	"$(within vfio_pci_give_up 's/if \(pdev\)/if (false)/')" \
+	late "may do DMA"
 breakage "tables are never switched" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_end_entry 's/domain_context_replace_cb\(.*\);/;/')" \
 	root_port_iommu "it had another page|it had no entry|it had nothing|packets were lost|gave up waiting|fault addr"

@@ -635,6 +635,33 @@ void iommu_liveupdate_unregister_flb(struct liveupdate_file_handler *fh)
 }
 EXPORT_SYMBOL_GPL(iommu_liveupdate_unregister_flb);
 
+/* What the PCI core calls */
+
+/**
+ * iommu_liveupdate_get_incoming - Keep the page tables of the previous kernel
+ *
+ * If there are none, neither this nor iommu_liveupdate_put_incoming() does anything.
+ *
+ * Context: called from .finish of a file handler, or as long as another reference is held. May
+ * sleep.
+ */
+void iommu_liveupdate_get_incoming(void)
+{
+	void *obj;
+
+	liveupdate_flb_get_incoming(&iommu_liveupdate_flb, &obj);
+}
+
+/**
+ * iommu_liveupdate_put_incoming - Undo iommu_liveupdate_get_incoming()
+ *
+ * Context: the device for which that was called isn't incoming any more. May sleep.
+ */
+void iommu_liveupdate_put_incoming(void)
+{
+	liveupdate_flb_put_incoming(&iommu_liveupdate_flb);
+}
+
 /* What iommufd calls */
 
 /**

@@ -78,6 +78,7 @@
 #include <linux/cleanup.h>
 #include <linux/err.h>
 #include <linux/io.h>
+#include <linux/iommu_liveupdate.h>
 #include <linux/kexec.h>
 #include <linux/kexec_handover.h>
 #include <linux/kho_block.h>
@@ -195,6 +196,38 @@ struct liveupdate_flb pci_liveupdate_flb = {
 	.compatible = PCI_LIVEUPDATE_COMPATIBLE,
 };
 
+/* The one way out of incoming */
+
+/* The PCI table goes first: a device must be stopped before its page tables are freed. */
+static void pci_incoming_put_tables(void)
+{
+	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
+	iommu_liveupdate_put_incoming();
+}
+
+/*
+ * Make a device ordinary. @why says why its DMA is stopped; it is NULL if the driver has taken
+ * the device over. Does nothing if the device isn't incoming.
+ */
+static void pci_incoming_leave(struct pci_dev *dev, const char *why)
+{
+	bool deferred;
+
+	scoped_guard(mutex, &pci_liveupdate_mutex) {
+		if (!dev->liveupdate.incoming || !pci_is_endpoint(dev))
+			return;
+		if (why)
+			pci_liveupdate_quiesce(dev, why);
+		deferred = dev->liveupdate.finish_deferred;
+		dev->liveupdate.finish_deferred = false;
+		pci_incoming_release_path(dev);
+	}
+
+	/* That may end the tables, which takes pci_liveupdate_mutex */
+	if (deferred)
+		pci_incoming_put_tables();
+}
+
 /* What drivers call */
 
 /**
@@ -303,10 +336,7 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unpreserve);
  */
 void pci_liveupdate_finish(struct pci_dev *dev)
 {
-	guard(mutex)(&pci_liveupdate_mutex);
-
-	if (dev->liveupdate.incoming && pci_is_endpoint(dev))
-		pci_incoming_release_path(dev);
+	pci_incoming_leave(dev, NULL);
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_finish);
 
@@ -326,15 +356,42 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_finish);
  */
 void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
 {
-	guard(mutex)(&pci_liveupdate_mutex);
-
-	if (!dev->liveupdate.incoming || !pci_is_endpoint(dev))
-		return;
-
-	pci_liveupdate_quiesce(dev, why);
-	pci_incoming_release_path(dev);
+	pci_incoming_leave(dev, why);
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_abandon);
+
+/**
+ * pci_liveupdate_defer_finish - Keep a device incoming although its file is finished
+ * @dev: the device, whose user hasn't taken it over yet
+ *
+ * Keeps both tables and all that they lead to, such as the page tables with which an IOMMU
+ * translates for @dev, until pci_liveupdate_finish(), pci_liveupdate_abandon() or the removal
+ * of @dev. The driver calls one of the first two, whatever becomes of the user. Whose memory
+ * @dev uses is up to the driver: the user's files may be gone.
+ *
+ * Context: called from .finish of the file handler. May sleep.
+ * Return: 0; -ENODEV if @dev isn't incoming.
+ */
+int pci_liveupdate_defer_finish(struct pci_dev *dev)
+{
+	struct pci_incoming *in;
+
+	/* The caller's file has a reference on each table until .finish returns */
+	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
+		return -ENODEV;
+	iommu_liveupdate_get_incoming();
+
+	scoped_guard(mutex, &pci_liveupdate_mutex) {
+		if (dev->liveupdate.incoming && !dev->liveupdate.finish_deferred) {
+			dev->liveupdate.finish_deferred = true;
+			return 0;
+		}
+	}
+
+	pci_incoming_put_tables();
+	return -ENODEV;
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_defer_finish);
 
 /**
  * pci_liveupdate_is_incoming - Check whether a device is preserved and not finished yet
@@ -525,15 +582,12 @@ bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pa
  */
 void pci_liveupdate_remove_device(struct pci_dev *dev)
 {
+	pci_incoming_leave(dev, "removed before its live update was finished");
+
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	if (dev->liveupdate.incoming && pci_is_endpoint(dev)) {
-		pci_liveupdate_quiesce(dev, "removed before its live update was finished");
-		pci_incoming_release_path(dev);
-	} else if (dev->liveupdate.incoming) {
+	if (dev->liveupdate.incoming)
 		pci_incoming_end(dev);
-	}
-
 	pci_outgoing_forget(dev, "removed");
 }
 

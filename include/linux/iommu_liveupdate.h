@@ -20,6 +20,8 @@ int iommu_liveupdate_preserve(struct device *dev, struct iommu_domain *domain);
 void iommu_liveupdate_unpreserve(struct device *dev, struct iommu_domain *domain);
 int iommu_liveupdate_freeze(struct device *dev, struct iommu_domain *domain);
 void iommu_liveupdate_finish(struct device *dev);
+void iommu_liveupdate_get_incoming(void);
+void iommu_liveupdate_put_incoming(void);
 #else
 static inline int iommu_liveupdate_register_flb(struct liveupdate_file_handler *fh)
 {
@@ -48,6 +50,14 @@ static inline int iommu_liveupdate_freeze(struct device *dev,
 }
 
 static inline void iommu_liveupdate_finish(struct device *dev)
+{
+}
+
+static inline void iommu_liveupdate_get_incoming(void)
+{
+}
+
+static inline void iommu_liveupdate_put_incoming(void)
 {
 }
 #endif

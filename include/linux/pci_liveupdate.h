@@ -37,6 +37,8 @@ struct pci_saved_state;
  * @override_set:      The PCI core has set driver_override, and clears it at finish.
  *                     False if the administrator had set it in the previous kernel,
  *                     for a device with a driver.
+ * @finish_deferred:   The device holds references on the incoming tables, as its file was
+ *                     finished before its user had taken it over.
  * @buses_lost:        The bridge's bus numbers were not those of its record.
  * @held:              Runtime suspend is held off until the device is ordinary again.
  *                     Cleared under the device lock for a bridge.
@@ -57,6 +59,7 @@ struct pci_liveupdate {
 	bool acs_adopted;
 	bool msi_adopted;
 	bool override_set;
+	bool finish_deferred;
 	bool buses_lost;
 	bool held;
 	bool services_deferred;
@@ -70,6 +73,7 @@ int pci_liveupdate_preserve(struct pci_dev *dev);
 void pci_liveupdate_unpreserve(struct pci_dev *dev);
 void pci_liveupdate_finish(struct pci_dev *dev);
 void pci_liveupdate_abandon(struct pci_dev *dev, const char *why);
+int pci_liveupdate_defer_finish(struct pci_dev *dev);
 bool pci_liveupdate_is_incoming(struct pci_dev *dev);
 struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf);
 
@@ -103,6 +107,11 @@ static inline void pci_liveupdate_finish(struct pci_dev *dev)
 
 static inline void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
 {
+}
+
+static inline int pci_liveupdate_defer_finish(struct pci_dev *dev)
+{
+	return -ENODEV;
 }
 
 static inline bool pci_liveupdate_is_incoming(struct pci_dev *dev)

@@ -41,10 +41,9 @@
  *   then stops the device before .finish frees the memory.
  *
  * .can_finish
- *   Returns false as long as the device waits to be retrieved, because the device
- *   uses its memory. If its user never comes, somebody else can retrieve the file,
- *   or the administrator can remove the device (echo 1 > remove in its sysfs
- *   directory), which stops it.
+ *   The last call before LUO frees memory of other files that the device may use. It
+ *   must not refuse to finish because a user is late: if nobody has retrieved the
+ *   file, pci_liveupdate_abandon() stops the device.
  *
  * .finish
  *   pci_liveupdate_finish() makes the device an ordinary device, which can be
@@ -673,7 +672,10 @@ static bool edu_can_finish(struct liveupdate_file_op_args *args)
 	const struct edu_ser *ser = phys_to_virt(args->serialized_data);
 	struct pci_dev *pdev __free(pci_dev_put) = edu_ser_get_device(ser);
 
-	return args->retrieve_status > 0 || !pdev;
+	if (args->retrieve_status <= 0 && pdev)
+		pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
+
+	return true;
 }
 
 static void edu_finish(struct liveupdate_file_op_args *args)

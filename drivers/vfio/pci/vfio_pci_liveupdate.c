@@ -37,28 +37,38 @@
  *   iommufd as usual. The bind opens the device without touching it.
  *
  * finish
- *   Possible as soon as the file is bound, or if there is nothing to wait for,
- *   because the device is gone or was given up. The device is ordinary from here
- *   on. When its file is closed, the device is reset to the state that it had
- *   when the first kernel opened it.
+ *   Waits for nobody. What happens depends on how far the user has come:
  *
- * A device is given up, which stops its DMA, if retrieve fails, as LUO doesn't call
+ *   attached
+ *     The user has taken the device over, which is ordinary from here on. When its file is
+ *     closed, the device is reset to the state that it had when the first kernel opened it.
+ *
+ *   retrieved, and not attached
+ *     The device stays incoming until its user attaches it, which takes it over, or closes
+ *     the file, which gives it up. If an IOMMU goes on translating with the page tables of the
+ *     previous kernel, DMA goes on: the IOMMU core holds the memory that these reach.
+ *     Otherwise DMA is paused until the device is attached, as nobody holds that memory.
+ *
+ *   not retrieved
+ *     The device is given up.
+ *
+ * A device is given up, which stops its DMA, also if retrieve fails, as LUO doesn't call
  * retrieve again, or if the open of a retrieved file fails half-way.
  *
  * If an IOMMU translates for the device and can hand its page tables over, it goes on
  * translating, and DMA goes on, too. The VMM attaches the device and maps its memory where
- * it was, in any order; finish replaces the old page tables at once. A device that isn't
- * attached when its file is finished is stopped until it is.
+ * it was, in any order, and finish replaces the old page tables at once. If the device is
+ * attached only later, attach replaces them, and the memory must have been mapped before.
  *
  * Any other IOMMU is off between the kernels, and its tables are gone afterwards: a
  * device would read and write other memory than its user meant. Freeze therefore clears
- * Bus Master Enable, and the next kernel sets it again at finish if the VMM has attached
- * the device, or when it attaches the device later. Until then there is no DMA; how the
- * device copes with that is up to the device. The addresses that the device was given mean
- * the same only if an IOMMU translates in both kernels or in neither: otherwise retrieve
- * fails.
+ * Bus Master Enable, and the next kernel sets it again when the user has taken the device
+ * over. Until then there is no DMA; how the device copes with that is up to the device. The
+ * addresses that the device was given mean the same only if an IOMMU translates in both
+ * kernels or in neither: otherwise retrieve fails.
  */
 
+#include <linux/file.h>
 #include <linux/idr.h>
 #include <linux/iommu_liveupdate.h>
 #include <linux/iommufd.h>
@@ -155,6 +165,8 @@ static const char *vfio_pci_cannot_preserve(struct vfio_pci_core_device *vdev)
 		return "regions that only some devices have (IGD) can't be preserved yet";
 	if (!ida_is_empty(&vdev->vdev.pasids))
 		return "a PASID is attached; detach it with VFIO_DEVICE_DETACH_IOMMUFD_PT";
+	if (vfio_pci_is_adopted(vdev))
+		return "its last live update isn't over; attach it, and finish its session";
 	if (vfio_pci_has_pri(vdev->pdev))
 		return "page requests are enabled; attach it to an HWPT without faults";
 
@@ -388,6 +400,8 @@ static int vfio_pci_check_ser(const struct vfio_pci_ser *ser)
 
 	if (ser->flags & ~VFIO_PCI_SER_FLAGS)
 		return -EOPNOTSUPP;
+	if (ser->flags & VFIO_PCI_SER_KEPT && !(ser->flags & VFIO_PCI_SER_TRANSLATED))
+		return -EINVAL;
 	if ((u64)ser->state_size + ser->config_size >
 	    kho_preserved_size(__pa(ser)) - sizeof(*ser))
 		return -EINVAL;
@@ -415,11 +429,22 @@ static int vfio_pci_check_translated(struct pci_dev *pdev,
 	return -EOPNOTSUPP;
 }
 
-static int vfio_pci_retrieve_device(struct pci_dev *pdev,
-				    const struct vfio_pci_ser *ser,
+/* Two files that say that they are of one device: only one of them can be. */
+static int vfio_pci_set_ser(struct vfio_pci_core_device *vdev, struct vfio_pci_ser *ser)
+{
+	/* Another thread may be in vfio_pci_liveupdate_open() */
+	guard(mutex)(&vdev->vdev.dev_set->lock);
+
+	if (vdev->liveupdate.ser)
+		return -EBUSY;
+
+	WRITE_ONCE(vdev->liveupdate.ser, ser);
+	return 0;
+}
+
+static int vfio_pci_retrieve_device(struct pci_dev *pdev, struct vfio_pci_ser *ser,
 				    struct file **filep)
 {
-	struct vfio_pci_core_device *vdev;
 	struct file *file;
 	int ret;
 
@@ -435,17 +460,17 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev,
 		return PTR_ERR(file);
 
 	/* The file keeps the device bound to vfio-pci. */
-	vdev = pci_get_drvdata(pdev);
-	/* Another thread may be in vfio_pci_liveupdate_open() */
-	scoped_guard(mutex, &vdev->vdev.dev_set->lock)
-		WRITE_ONCE(vdev->liveupdate.ser, ser);
-	*filep = file;
-	return 0;
+	ret = vfio_pci_set_ser(pci_get_drvdata(pdev), ser);
+	if (ret)
+		fput(file);
+	else
+		*filep = file;
+	return ret;
 }
 
 static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 {
-	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
+	struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
 	struct pci_dev *pdev;
 	int ret;
 
@@ -463,22 +488,6 @@ static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 	return ret;
 }
 
-static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
-{
-	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
-	struct pci_dev *pdev;
-
-	if (args->retrieve_status > 0 && vfio_cdev_is_bound(args->file))
-		return true;
-
-	if (!ser)
-		return true;
-
-	pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
-	pci_dev_put(pdev);
-	return !pdev;
-}
-
 /* Undo vfio_pci_liveupdate_probe(), whether the device is open or not. */
 static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev)
 {
@@ -491,44 +500,115 @@ static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev)
 		pm_runtime_put(&vdev->pdev->dev);
 }
 
-/* The page tables of the previous kernel go away, and there are no others. */
-static void vfio_pci_stop_unattached(struct vfio_pci_core_device *vdev)
+/* The device isn't incoming any more, or is about to be taken over or given up. */
+static void vfio_pci_forget(struct vfio_pci_core_device *vdev)
 {
-	if (!vdev->liveupdate.master || vdev->vdev.iommufd_attached)
-		return;
+	struct vfio_pci_ser *ser = vdev->liveupdate.ser;
 
-	guard(rwsem_write)(&vdev->memory_lock);
-	pci_clear_master(vdev->pdev);
-	pci_wait_for_pending_transaction(vdev->pdev);
+	lockdep_assert_held(&vdev->vdev.dev_set->lock);
+
+	WRITE_ONCE(vdev->liveupdate.ser, NULL);
+	vfio_pci_allow_idle_d3(vdev);
+	if (vdev->liveupdate.finished)
+		kho_restore_free(ser);
+	vdev->liveupdate.finished = false;
 }
 
-/* Let the device do DMA again if it did before the kexec. */
-static void vfio_pci_start_attached(struct vfio_pci_core_device *vdev)
+/* The device uses what it is attached to from here on, and does DMA if it did before. */
+static void vfio_pci_take_over(struct vfio_pci_core_device *vdev)
 {
-	if (!vdev->liveupdate.master || !vdev->vdev.iommufd_attached)
+	bool master = vdev->liveupdate.ser->flags & (VFIO_PCI_SER_MASTER | VFIO_PCI_SER_KEPT);
+
+	master = master && pci_liveupdate_is_incoming(vdev->pdev);
+	vfio_pci_forget(vdev);
+	pci_liveupdate_finish(vdev->pdev);
+	if (!master)
 		return;
 
-	vdev->liveupdate.master = false;
 	guard(rwsem_write)(&vdev->memory_lock);
 	pci_set_master(vdev->pdev);
 }
 
-/* An address space that the device is attached to is complete: finish says that. */
-static void vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
+static bool vfio_pci_is_taken_over(struct vfio_pci_core_device *vdev)
+{
+	return vdev->vdev.iommufd_attached || !pci_liveupdate_is_incoming(vdev->pdev);
+}
+
+/* Nobody holds the memory of a device that isn't translated by old page tables. */
+static void vfio_pci_pause_unattached(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_ser *ser = vdev->liveupdate.ser;
+	struct pci_dev *pdev = vdev->pdev;
+	u16 cmd;
+
+	lockdep_assert_held(&vdev->vdev.dev_set->lock);
+
+	if (vfio_pci_is_taken_over(vdev) || ser->flags & VFIO_PCI_SER_KEPT)
+		return;
+
+	guard(rwsem_write)(&vdev->memory_lock);
+	pci_read_config_word(pdev, PCI_COMMAND, &cmd);
+	if (PCI_POSSIBLE_ERROR(cmd) || !(cmd & PCI_COMMAND_MASTER))
+		return;
+
+	ser->flags |= VFIO_PCI_SER_MASTER;
+	pci_warn(pdev, "DMA paused: its live update is finished, and it isn't attached yet\n");
+	pci_clear_master(pdev);
+	pci_wait_for_pending_transaction(pdev);
+}
+
+static void vfio_pci_give_up(const struct vfio_pci_ser *ser)
+{
+	struct pci_dev *pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
+
+	if (pdev)
+		pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
+	pci_dev_put(pdev);
+}
+
+/*
+ * Always true: finish waits for nobody. LUO finishes a session's last file first, so memory
+ * that was preserved after the device is freed before vfio_pci_finish() is called, but not
+ * before each file of the session was asked. If another file says no, the user can retrieve
+ * the session once more, but not a device that was given up.
+ */
+static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
+{
+	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
+	struct vfio_pci_core_device *vdev;
+
+	if (args->retrieve_status > 0) {
+		vdev = vfio_pci_from_file(args->file);
+		scoped_guard(mutex, &vdev->vdev.dev_set->lock)
+			vfio_pci_pause_unattached(vdev);
+	} else if (ser) {
+		vfio_pci_give_up(ser);
+	}
+
+	return true;
+}
+
+/* Return false if the device stays incoming, and what the previous kernel wrote is in use. */
+static bool vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
 {
 	guard(mutex)(&vdev->vdev.dev_set->lock);
 
-	vfio_pci_stop_unattached(vdev);
-	WRITE_ONCE(vdev->liveupdate.ser, NULL);
-	vfio_pci_allow_idle_d3(vdev);
-	pci_liveupdate_finish(vdev->pdev);
-	vfio_pci_start_attached(vdev);
+	/* It may have been detached since vfio_pci_can_finish() */
+	vfio_pci_pause_unattached(vdev);
+	if (!vfio_pci_is_taken_over(vdev) && !pci_liveupdate_defer_finish(vdev->pdev)) {
+		vdev->liveupdate.finished = true;
+		return false;
+	}
+
+	vfio_pci_take_over(vdev);
+	return true;
 }
 
 static void vfio_pci_finish(struct liveupdate_file_op_args *args)
 {
-	if (args->retrieve_status > 0)
-		vfio_pci_finish_device(vfio_pci_from_file(args->file));
+	if (args->retrieve_status > 0 &&
+	    !vfio_pci_finish_device(vfio_pci_from_file(args->file)))
+		return;
 
 	kho_restore_free(vfio_pci_get_ser(args));
 }
@@ -633,7 +713,6 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
 	struct pci_saved_state *state;
 
-	vdev->liveupdate.master = false;
 	if (!pci_liveupdate_is_incoming(vdev->pdev))
 		return ser ? -EIO : 0;
 	if (!ser)
@@ -649,7 +728,6 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	vdev->reset_works = ser->flags & VFIO_PCI_SER_RESET_WORKS;
 	vdev->nointx = ser->flags & VFIO_PCI_SER_NOINTX;
 	vdev->pci_2_3 = ser->flags & VFIO_PCI_SER_PCI_2_3;
-	vdev->liveupdate.master = ser->flags & (VFIO_PCI_SER_MASTER | VFIO_PCI_SER_KEPT);
 	return 0;
 }
 
@@ -674,9 +752,9 @@ static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
 	int ret;
 
 	ret = vfio_iommufd_physical_attach_ioas(&vdev->vdev, pt_id);
-	/* An address space may be empty before finish */
-	if (!ret && !vdev->liveupdate.ser)
-		vfio_pci_start_attached(vdev);
+	/* Before finish the address space may be empty: finish says that it is complete */
+	if (!ret && vdev->liveupdate.finished)
+		vfio_pci_take_over(vdev);
 	return ret;
 }
 
@@ -685,8 +763,7 @@ static int vfio_pci_attach_ioas(struct vfio_pci_core_device *vdev, u32 *pt_id)
  * @core_vdev: device
  * @pt_id: ID of the address space; on return, of what the device was attached to
  *
- * If the device's file was finished before, and the device did DMA before the kexec, sets
- * Bus Master Enable.
+ * Takes the device over if its file was finished before.
  *
  * Context: &vfio_device_set.lock is held. May sleep.
  * Return: 0; -EBUSY if the device is frozen; or the error of
@@ -704,6 +781,29 @@ int vfio_pci_liveupdate_attach_ioas(struct vfio_device *core_vdev, u32 *pt_id)
 	ret = vfio_pci_attach_ioas(vdev, pt_id);
 	vfio_pci_liveupdate_end(vdev);
 	return ret;
+}
+
+/**
+ * vfio_pci_liveupdate_release_cdev - Give up a device whose file is closed
+ * @core_vdev: device that had a cdev file, bound or not
+ *
+ * Does nothing if the device isn't incoming. LUO holds a retrieved file until it is finished, so
+ * the device waits to be attached then.
+ *
+ * Context: the file is unbound. May sleep.
+ */
+void vfio_pci_liveupdate_release_cdev(struct vfio_device *core_vdev)
+{
+	struct vfio_pci_core_device *vdev =
+		container_of(core_vdev, struct vfio_pci_core_device, vdev);
+
+	guard(mutex)(&vdev->vdev.dev_set->lock);
+
+	if (!vdev->liveupdate.finished)
+		return;
+
+	pci_liveupdate_abandon(vdev->pdev, "closed before its live update was finished");
+	vfio_pci_forget(vdev);
 }
 
 /**

@@ -317,10 +317,12 @@ static void vfio_open(void)
 	vfio = open_cdev(options.vfio);
 }
 
-static void vfio_bind(void)
+static void vfio_attach(void)
 {
-	bind_device(vfio, check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu"),
-		    options.vfio);
+	int iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu");
+
+	bind_device(vfio, iommufd, options.vfio);
+	attach_device(vfio, alloc_ioas(iommufd), options.vfio);
 }
 
 /* The kernel has it as it was, and with DMA enabled: see the trace */
@@ -494,7 +496,7 @@ static void stage1(void)
 	}
 	if (options.vfio) {
 		vfio_open();
-		vfio_bind();
+		vfio_attach();
 		vfio_enable_dma();
 	}
 	load_kernel("/kernel", "/initrd.img", options.append);
@@ -583,14 +585,6 @@ static void retrieve_session(void)
 	session = check_luo(luo_retrieve_session(luo, SESSION), "retrieve session", SESSION);
 }
 
-/* Somebody has taken the memory and doesn't want the devices: they go on waiting */
-static void forget(void)
-{
-	must_refuse(-luo_session_finish(session), EBUSY, "finish", SESSION);
-	close(session);
-	retrieve_session();
-}
-
 static void finish_outlived(void)
 {
 	const char *name = old_session[1];
@@ -642,18 +636,17 @@ static void stage2(void)
 	for_each_device(dev)
 		if (is_damaged(dev))
 			damage(dev);
-	if (options.forget)
-		forget();
 	remove_last("forsaken", "driver/unbind");
 	mark("retrieving");
 	if (options.outlive)
 		finish_outlived();
-	for_each_device(dev)
-		take_back(dev);
+	if (!options.forget)
+		for_each_device(dev)
+			take_back(dev);
 	if (options.vfio) {
 		vfio = check_luo(luo_session_retrieve_fd(session, VFIO_TOKEN), "retrieve",
 				 options.vfio);
-		vfio_bind();
+		vfio_attach();
 		vfio_check_dma();
 	}
 	remove_last("retrieved", "remove");
@@ -690,7 +683,7 @@ static void usage(void)
 		"  --rebind        in stage 2 unbind, unload and load the driver first\n"
 		"  --iommu STAGE   there is one from this stage on: preserve or retrieve fails\n"
 		"  --vfio BDF      preserve this one too, it is bound to vfio-pci; and fail once\n"
-		"  --forget        in stage 2 try to finish before a device is retrieved\n"
+		"  --forget        in stage 2 finish, and retrieve no device\n"
 		"  --remove WHEN   remove the last device when it is: preserved, incoming, retrieved;\n"
 		"                  or unbind it when it is preserved: unbound, incoming: forsaken,\n"
 		"                  retrieved: used; or write to a register when it is incoming:\n"

@@ -5,6 +5,7 @@
 #include <sys/reboot.h>
 #include <sys/syscall.h>
 
+#include <linux/iommufd.h>
 #include <linux/vfio.h>
 
 #include "guest.h"
@@ -176,6 +177,24 @@ void bind_device(int fd, int iommufd, const char *bdf)
 	/* vfio can't reset a device as long as whoever has plugged it in holds its lock */
 	wait_for(10000, (ret = try_to_bind(fd, iommufd)) != -EAGAIN, "%s", bdf);
 	check_luo(ret, "bind iommufd", bdf);
+}
+
+__u32 alloc_ioas(int iommufd)
+{
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+
+	check(ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc), "alloc", "ioas");
+	return alloc.out_ioas_id;
+}
+
+void attach_device(int fd, __u32 ioas_id, const char *bdf)
+{
+	struct vfio_device_attach_iommufd_pt attach = {
+		.argsz = sizeof(attach),
+		.pt_id = ioas_id,
+	};
+
+	check(ioctl(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach", bdf);
 }
 
 /* With this one's command line and something appended. */

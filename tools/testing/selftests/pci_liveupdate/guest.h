@@ -52,6 +52,8 @@ void get_cdev(const char *bdf, char path[PATH_MAX]);
 int open_cdev(const char *bdf);
 int try_to_bind(int fd, int iommufd);
 void bind_device(int fd, int iommufd, const char *bdf);
+__u32 alloc_ioas(int iommufd);
+void attach_device(int fd, __u32 ioas_id, const char *bdf);
 
 void show_path(const char *bdf);
 void mark_trace(void);

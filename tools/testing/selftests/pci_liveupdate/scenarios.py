@@ -219,6 +219,7 @@ SECOND_STAGE = {"unit": ",scalable-mode=on", "append": "intel_iommu=sm_on"}
 FIRST_STAGE = {"unit": ",scalable-mode=on,fsts=on", "append": "intel_iommu=sm_on"}
 NO_CMPXCHG16B = ("-cpu", "qemu64,-cx16")
 MAP_LATE = "--map-late 300"
+HAND_OVER = "--hand-over 300"
 
 
 def translated(name, **others):
@@ -304,6 +305,17 @@ IOMMU = [
                core="the same in scalable mode"),
     translated("map_late_first_stage", **FIRST_STAGE, options=MAP_LATE,
                core="the same with tables like the CPU's"),
+    # An agent finishes the session before a VMM has attached what it maps
+    translated("handed_over", options=HAND_OVER,
+               core="finish before a VMM has come for its device"),
+    translated("handed_over_second_stage", **SECOND_STAGE, options=HAND_OVER),
+    translated("handed_over_first_stage", **FIRST_STAGE, options=HAND_OVER),
+    translated("handed_over_paused", qemu=NO_CMPXCHG16B, pauses=True, options=HAND_OVER),
+    # Nobody holds its memory
+    Scenario("handed_over_unprotected", [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], on=DEMO,
+             options=HAND_OVER, adopted=(1, 1, 0), checks=[checks.resumed],
+             lines={(2, "DMA paused: its live update is finished"): 1},
+             core="the same without an IOMMU, where DMA pauses"),
     # The last finish switches the requester ID that both use, which may be one's own
     Scenario("map_late_bridge", [BRIDGE, f"{IGB0},bus=bridge,addr=1.0",
                                  f"{E1000E},bus=bridge,addr=2.0,romfile="], 2, iommu=True,
@@ -384,7 +396,7 @@ SEQUENCES = [
              interval=0.05, checks=checks.FULL, on=DEMO),
     Scenario("crash", SWITCH, options="--crash", on=DEMO, adopted=(1, 3, 0),
              lines={(2, "VMM: crashed"): 1},
-             core="a VMM that has retrieved all dies, another one takes over"),
+             core="a VMM that has retrieved all files dies, another one takes over"),
     # Between a kernel without us and one with us
     Scenario("plain_to_ours", SWITCH, on=("plain",), following="demo", options="--forget",
              checks=[], lines={(2, "liveupdate: adopted"): 0,
@@ -527,10 +539,14 @@ VFIO = [
                   for says in ("VMM: stage 2", "VMM: neighbour is closed")},
          lines={(1, "live update refused: its interrupts are enabled"): 1,
                 (2, "0000:01:01.0: reset done"): 2}),
-    # Attached when it is finished
-    vfio("late", igbs(1), adopted=(1, 1, 0), leaks=False),
+    # The session is finished before anybody is back
+    vfio("late", igbs(4), 4, adopted=(4, 4, 0),
+         lines={(2, "DMA stopped: nobody has retrieved its file"): 1,
+                (2, "DMA stopped: closed before its live update was finished"): 2},
+         core="a device whose user comes late, or never"),
     # The VMM dies at each step
-    vfio("killed", igbs(3), 3, adopted=(3, 3, 0),
+    vfio("killed", igbs(4), 4, adopted=(4, 4, 0),
+         lines={(2, "DMA stopped: nobody has retrieved its file"): 1},
          core="a VMM that dies at each step"),
     # Two VMMs
     vfio("several", igbs(8), 8, updates=2, ram=LARGE, adopted=(8, 8, 0)),
@@ -616,6 +632,7 @@ def stop(bdf):
     return rf"kernel 2 {bdf} edu: Command .* (0x507 -> 0x503|0x503 -> 0x103)"
 
 
+UNWANTED = "nobody has retrieved its file"
 UNRETRIEVED = "its file can't be retrieved"
 GONE = {"adopted": (1, 0, 0), "watched": (FIRST,), "intact": 1}
 
@@ -630,8 +647,10 @@ EDU = [
     # Unbound, unloaded and bound before it is taken back
     edu("rebound", "--rebind",
         core="a driver that is unbound before pci_set_master() changes nothing"),
-    # Not taken back at first
-    edu("forgotten", "--forget"),
+    # Not taken back
+    edu("forgotten", "--forget", intact=0, allowed=(stop(FIRST), stop(LAST)),
+        stopped={FIRST: UNWANTED, LAST: UNWANTED},
+        core="a native driver's device that nobody takes back"),
     # The first attempt fails because edu.c has enabled an interrupt of the igb
     edu("together", on=DEBUG, devices=["igb,bus=pcie.0,addr=4.0,romfile="],
         watched=(FIRST, PORT, LAST, NIC), adopted=(3, 1, 0),

@@ -558,10 +558,8 @@ static void waiting_2(void)
 	say("neighbour is closed");
 
 	expect(-luo_session_retrieve_fd(session, UNUSED_TOKEN), ENOENT, "retrieve", "wrong token");
-	expect(-luo_session_finish(session), EBUSY, "finish", "before retrieve");
 	fd = retrieve(session, dev);
 	open_must_fail(dev);
-	expect(-luo_session_finish(session), EBUSY, "finish", "before bind");
 	/* The same file once more */
 	close(retrieve(session, dev));
 
@@ -578,23 +576,61 @@ static void waiting_2(void)
 	check_ordinary(dev);
 }
 
-/* It is finished as soon as it can be. DMA waits for the address space all the same. */
+static void must_be_stopped(struct device *dev, const char *when)
+{
+	if (is_master(dev))
+		die("%s may do DMA when %s", dev->bdf, when);
+	check_ordinary(dev);
+}
+
+/* It is as before finish, except that its session is gone. */
+static void close_bound(struct device *dev, int fd)
+{
+	int session = create_session("again");
+
+	bind_device(fd, iommu->iommufd, dev->bdf);
+	expect(ioctl(fd, VFIO_DEVICE_RESET) ? errno : 0, EBUSY, "reset", dev->bdf);
+	expect(-luo_session_preserve_fd(session, fd, token(dev)), EINVAL, "preserve", dev->bdf);
+	close(session);
+	close(fd);
+}
+
+/* Once it is attached, it can be preserved again. */
+static void take_late(struct device *dev, int fd)
+{
+	open_must_fail(dev);
+	adopt_device(dev, fd);
+	check_dma(dev, "attached");
+	close(preserve_all());
+	close_device(dev);
+	check_ordinary(dev);
+}
+
+/*
+ * An agent finishes its session at once, without the last device. All others go on for the users
+ * that it hands their files to. Of these users the second one is gone before it has bound its
+ * device, and the third one before it has attached it.
+ */
 static void late_2(void)
 {
-	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
-	struct device *dev = &devices[0];
-	int session = retrieve_session("vmm"), fd = retrieve(session, dev);
+	int session = retrieve_session("vmm"), fds[MAX_DEVICES];
 
-	iommu = iommu_init(MODE_IOMMUFD);
-	bind_device(fd, iommu->iommufd, dev->bdf);
+	retrieve_memory(session);
+	for (int i = 0; i < nr_devices - 1; i++)
+		fds[i] = retrieve(session, &devices[i]);
 	finish(session);
-	if (is_master(dev))
-		die("%s may do DMA before it is attached", dev->bdf);
-	attach.pt_id = iommu->ioas_id;
-	check(ioctl(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach", dev->bdf);
-	if (!is_master(dev))
-		die("%s may not do DMA when it is attached", dev->bdf);
-	close(fd);
+	create_iommu();
+	for (int i = 0; i < nr_devices - 1; i++)
+		if (!is_master(&devices[i]))
+			die("%s may not do DMA when it is finished", devices[i].bdf);
+	must_be_stopped(&devices[nr_devices - 1], "nobody has retrieved it");
+
+	close(fds[1]);
+	must_be_stopped(&devices[1], "it is closed");
+	close_bound(&devices[2], fds[2]);
+	must_be_stopped(&devices[2], "it is closed before it was attached");
+	options.preserve = 1;
+	take_late(&devices[0], fds[0]);
 }
 
 /* ---- tests: a VMM that is killed ---- */
@@ -613,73 +649,77 @@ static void killed(void (*work)(void))
 		exit(1);
 }
 
-/* The last one is in a session of its own. */
+/* The last two are in sessions of their own, and have names by what happens to these. */
+static const char * const own_sessions[] = { "used", "unused" };
+static int agent_session;
+
 static void killed_1(void)
 {
 	killed(open_all);
 	killed(open_and_preserve);
 	open_all();
-	options.preserve--;
+	options.preserve -= ARRAY_SIZE(own_sessions);
 	preserve_all();
-	preserve(create_session("other"), &devices[options.preserve]);
+	for (int i = 0; i < ARRAY_SIZE(own_sessions); i++)
+		preserve(create_session(own_sessions[i]), &devices[options.preserve + i]);
 	start_kernel();
-}
-
-static void take_session(void)
-{
-	retrieve_session("vmm");
 }
 
 static void take_files(void)
 {
-	int session = retrieve_session("vmm");
-
 	for_each_preserved(dev)
-		retrieve(session, dev);
+		retrieve(agent_session, dev);
 }
 
 static void take_first(void)
 {
-	int session = retrieve_session("vmm");
-
-	retrieve_memory(session);
+	retrieve_memory(agent_session);
 	create_iommu();
-	retrieve_device(session, &devices[0]);
+	retrieve_device(agent_session, &devices[0]);
 }
 
-static void take_other(void)
+static void take_used(void)
 {
+	struct device *dev = &devices[options.preserve];
+
 	create_memory();
 	create_iommu();
-	adopt_device(&devices[options.preserve],
-		     retrieve(retrieve_session("other"), &devices[options.preserve]));
+	adopt_device(dev, retrieve(retrieve_session("used"), dev));
+}
+
+static void take_unused(void)
+{
+	retrieve_session("unused");
 }
 
 /*
- * Nothing is lost before a device is bound. When all are, LUO finishes for the one who had
- * bound them, and the kernel closes them. One that was bound while another waited can only
- * be finished.
+ * LUO finishes the session of a VMM that is killed, and the kernel closes the VMM's files. What
+ * an agent has the session of isn't lost; a device that was bound can only be finished.
  */
 static void killed_2(void)
 {
-	int session, fd;
+	int fd;
 
-	options.preserve--;
-	killed(take_other);
-	expect(-luo_retrieve_session(luo, "other"), ENOENT, "retrieve session", "other");
-	killed(take_session);
+	options.preserve -= ARRAY_SIZE(own_sessions);
+	killed(take_used);
+	killed(take_unused);
+	for (int i = 0; i < ARRAY_SIZE(own_sessions); i++) {
+		expect(-luo_retrieve_session(luo, own_sessions[i]), ENOENT, "retrieve session",
+		       own_sessions[i]);
+		if (is_master(&devices[options.preserve + i]))
+			die("%s may do DMA for nobody", devices[options.preserve + i].bdf);
+	}
+	agent_session = retrieve_session("vmm");
 	killed(take_files);
 	killed(take_first);
 
-	session = retrieve_session("vmm");
-	retrieve_memory(session);
+	retrieve_memory(agent_session);
 	create_iommu();
-	fd = retrieve(session, &devices[0]);
+	fd = retrieve(agent_session, &devices[0]);
 	expect(-__vfio_device_bind_iommufd(fd, iommu->iommufd, NULL), EINVAL, "bind twice",
 	       devices[0].bdf);
-	expect(-luo_session_finish(session), EBUSY, "finish", "before bind");
-	retrieve_device(session, &devices[1]);
-	finish(session);
+	retrieve_device(agent_session, &devices[1]);
+	finish(agent_session);
 	close(fd);
 	close_device(&devices[1]);
 	for_each_device(dev)

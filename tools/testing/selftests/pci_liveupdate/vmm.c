@@ -131,6 +131,7 @@ static struct {
 	bool crash;
 	bool disturb;
 	bool swap;
+	int hand_over;
 	bool unfinished;
 	bool again;
 	const char *hotplug;
@@ -319,28 +320,15 @@ static void nic_map_bar(struct nic *nic)
 		die_errno(errno, "%s map BAR 0", nic->bdf);
 }
 
-static void ioas_alloc(void)
-{
-	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
-
-	check(ioctl(iommufd, IOMMU_IOAS_ALLOC, &alloc), "alloc", "ioas");
-	ioas_id = alloc.out_ioas_id;
-}
-
 static void iommufd_open(void)
 {
 	iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu");
-	ioas_alloc();
+	ioas_id = alloc_ioas(iommufd);
 }
 
 static void nic_attach(struct nic *nic)
 {
-	struct vfio_device_attach_iommufd_pt attach = {
-		.argsz = sizeof(attach),
-		.pt_id = ioas_id,
-	};
-
-	check(ioctl(nic->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach", nic->bdf);
+	attach_device(nic->fd, ioas_id, nic->bdf);
 }
 
 /* Let the NIC reach its memory. This also pins it. */
@@ -927,7 +915,7 @@ static void replace_ioas(void)
 {
 	__u32 ids[2] = { ioas_id };
 
-	ioas_alloc();
+	ioas_id = alloc_ioas(iommufd);
 	ids[1] = ioas_id;
 	for_each_nic(nic)
 		nic_map_dma(nic);
@@ -1030,7 +1018,7 @@ static void attach_empty(void)
 		check(ioctl(nic->fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach), "detach", nic->bdf);
 	for_each_nic(nic)
 		nic_attach(nic);
-	ioas_alloc();
+	ioas_id = alloc_ioas(iommufd);
 	for_each_nic(nic)
 		nic_attach(nic);
 }
@@ -1047,14 +1035,15 @@ static void map_late(int *session)
 	}
 }
 
-/* A VMM that retrieves everything and is gone before it has bound its device. */
+/* An agent has the sessions. A VMM retrieves all files, and is gone before it has bound any. */
 static void crash(void)
 {
-	pid_t pid = check(fork(), "fork", "VMM");
+	pid_t pid;
 	int status;
 
+	retrieve_sessions();
+	pid = check(fork(), "fork", "VMM");
 	if (!pid) {
-		retrieve_sessions();
 		for_each_nic(nic)
 			retrieve_fds(nic);
 		raise(SIGKILL);
@@ -1063,6 +1052,12 @@ static void crash(void)
 	if (!WIFSIGNALED(status))
 		die("the VMM hasn't crashed");
 	say("crashed");
+}
+
+static void finish_session(int session)
+{
+	check_luo(luo_session_finish(session), "finish", "session");
+	close(session);
 }
 
 /* The other way round than they were created. */
@@ -1076,8 +1071,7 @@ static void finish_sessions(void)
 		for_each_nic(nic)
 			if (session_of(nic) == &sessions[i])
 				say("finishing nic=%s", nic->bdf);
-		check_luo(luo_session_finish(sessions[i]), "finish", "session");
-		close(sessions[i]);
+		finish_session(sessions[i]);
 	}
 	mark();
 	say("finished");
@@ -1089,6 +1083,34 @@ static void attach_full(void)
 		nic_attach(nic);
 		nic_hold(nic);
 	}
+}
+
+/* An agent finishes everything as soon as it has it, and hands the files to a VMM. */
+static void hand_over(void)
+{
+	retrieve_sessions();
+	for_each_nic(nic)
+		retrieve_fds(nic);
+	for (int i = 0; i < options.sessions; i++)
+		finish_session(sessions[i]);
+	say("handed over");
+	usleep(options.hand_over * 1000);
+
+	for_each_nic(nic) {
+		bind_device(nic->fd, iommufd, nic->bdf);
+		if (nic->driver) {
+			nic_find_packets(nic);
+			nic_map_dma(nic);
+		}
+	}
+	for_each_nic(nic) {
+		mark();
+		say("finishing nic=%s", nic->bdf);
+		nic_attach(nic);
+		nic_hold(nic);
+	}
+	mark();
+	say("finished");
 }
 
 /* What its NIC receives goes to memory that the VMM doesn't have any more. */
@@ -1153,7 +1175,8 @@ static void take_all_back(void)
 {
 	if (options.crash)
 		crash();
-	retrieve_sessions();
+	else
+		retrieve_sessions();
 	for_each_nic(nic)
 		nic_take_back(nic);
 	if (options.map_late)
@@ -1208,6 +1231,8 @@ static void stage2(void)
 	}
 	if (nothing)
 		check_nothing_there();
+	else if (options.hand_over)
+		hand_over();
 	else
 		take_all_back();
 	if (options.again)
@@ -1231,11 +1256,12 @@ static void usage(void)
 		"  --abort STAGE   when all is preserved in this stage, cancel it\n"
 		"  --replace N     replace the address space that the NICs use N times\n"
 		"  --map-late MS   when NICs are taken back, attach them, wait, map memory and finish\n"
+		"  --hand-over MS  in stage 2 finish first, and take back MS later\n"
 		"  --swap          preserve, and cancel, a device between the first and the second\n"
 		"  --unfinished    in stage 2 take back, and don't finish\n"
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
 		"  --reuse         in stage 2 free the memory and use it again, finish and go\n"
-		"  --crash         in stage 2 another VMM has retrieved all, and crashed\n"
+		"  --crash         in stage 2 another VMM has retrieved all files, and crashed\n"
 		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n"
 		"  --again         in stage 2 replace the kernel once more\n"
 		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n"
@@ -1256,6 +1282,7 @@ static void parse_options(int argc, char *argv[])
 		{ "abort", required_argument, NULL, 'b' },
 		{ "replace", required_argument, NULL, 'r' },
 		{ "map-late", required_argument, NULL, 'm' },
+		{ "hand-over", required_argument, NULL, 'o' },
 		{ "swap", no_argument, NULL, 'w' },
 		{ "unfinished", no_argument, NULL, 'e' },
 		{ "forget", no_argument, NULL, 'f' },
@@ -1285,6 +1312,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'm':
 			options.map_late = atoi(optarg);
+			break;
+		case 'o':
+			options.hand_over = atoi(optarg);
 			break;
 		case 'w':
 			options.swap = true;
