@@ -212,8 +212,14 @@ breakage "memory is freed while a device writes to it" drivers/iommu/liveupdate_
 	"$(within iommu_hold_leaf 's/walk->held->nr_leaves\+\+/kho_put_preserved(paddr, size)/')" \
 	reused "bytes had changed"
 breakage "memory is held for ever" drivers/iommu/liveupdate_memory.c \
-	"$(within iommu_held_put 's/!--held->nr_rids/false/')" \
+	"$(within iommu_held_put 's/--held->nr_rids/true/')" \
 	reused "isn't free in the end"
+breakage "damaged page tables stop all devices" drivers/iommu/intel/liveupdate.c \
+	"$(within intel_kept_add 's/^(.*"what it reaches.*)$/\1 return -EINVAL;/')" \
+	not_held "didn't pause|lines with|packets were lost"
+breakage "a device may write to page tables" drivers/iommu/liveupdate_memory.c \
+	"$(within iommu_hold_leaf 's/iommu_incoming_has_page\(paddr, size\)/false/')" \
+	kunit_iommu "hold_damaged"
 breakage "a device may reach any memory" drivers/iommu/liveupdate.c \
 	"$(within iommu_check_leaf 's/kho_is_preserved\(paddr, size\)/true/')" \
 	fixed "preserve"

@@ -41,8 +41,12 @@ void iommu_held_put_all(void);
 struct iommu_ser *iommu_incoming_load(u64 pa);
 void iommu_incoming_free(struct iommu_ser *ser);
 int iommu_incoming_walk_rids(struct iommu_ser *ser, iommu_rid_fn fn, void *data);
-int iommu_incoming_walk_pages(const struct iommu_domain_ser *domain,
-			      int (*fn)(const struct iommu_page_ser *rec, void *data),
-			      void *data);
+bool iommu_incoming_reach_table(phys_addr_t phys, u32 domain);
+bool iommu_incoming_has_page(phys_addr_t phys, size_t size);
+
+/* Visible only for the KUnit tests */
+#if IS_ENABLED(CONFIG_KUNIT)
+void iommu_held_flush(void);
+#endif
 
 #endif /* __IOMMU_LIVEUPDATE_H */

@@ -23,14 +23,21 @@
 
 #include "liveupdate.h"
 
+/* Mark in iommu_incoming_pages: a walk through the page tables has come to it */
+#define IOMMU_PAGE_REACHED	XA_MARK_0
+
+/*
+ * All pages of the table that was loaded last, by frame number: for a page table the number of
+ * its domain, else 0. Written under the lock of the tables; there is no other user at boot.
+ */
+static DEFINE_XARRAY(iommu_incoming_pages);
+
 /**
  * struct iommu_check - What is known of a table while it is checked
- * @blocks:  frame numbers of the table's own pages, none of which may be a page table
  * @domains: domains by their number
  * @rids:    requester IDs by segment and ID
  */
 struct iommu_check {
-	struct xarray blocks;
 	struct xarray domains;
 	struct xarray rids;
 };
@@ -71,17 +78,18 @@ static int iommu_walk_chain(u64 head, size_t size, int (*fn)(void *rec, void *da
 	return 0;
 }
 
-/* No page may be in two chains, or twice in one. */
-static int iommu_check_block(struct iommu_check *check, u64 pa)
+/* No page may be in two chains or domains, or twice in one. */
+static int iommu_add_page(u64 pa, u32 domain)
 {
-	int err = xa_insert(&check->blocks, PHYS_PFN(pa), xa_mk_value(0), GFP_KERNEL);
+	int err = xa_insert(&iommu_incoming_pages, PHYS_PFN(pa), xa_mk_value(domain),
+			    GFP_KERNEL);
 
 	if (err == -EBUSY)
 		return iommu_table_err("the page at %#llx is used twice", pa);
 	return err;
 }
 
-static int iommu_check_chain(struct iommu_check *check, u64 head, size_t size)
+static int iommu_check_chain(u64 head, size_t size)
 {
 	const struct kho_block_header_ser *block;
 	struct kho_block_set bs;
@@ -93,7 +101,7 @@ static int iommu_check_chain(struct iommu_check *check, u64 head, size_t size)
 
 	for (u64 pa = head; pa; pa = block->next) {
 		block = phys_to_virt(pa);
-		err = iommu_check_block(check, pa);
+		err = iommu_add_page(pa, 0);
 		if (err)
 			return err;
 	}
@@ -118,51 +126,43 @@ static int iommu_check_domain(void *data, void *arg)
 	if (err)
 		return err;
 
-	return iommu_check_chain(check, rec->pages, sizeof(struct iommu_page_ser));
+	return iommu_check_chain(rec->pages, sizeof(struct iommu_page_ser));
 }
 
 /* What is checked of the pages of one domain */
 struct iommu_check_pages {
-	struct iommu_check *check;
 	const struct iommu_domain_ser *domain;
 	u64 nr_pages;
 	bool has_top;
 };
-
-static bool iommu_page_ok(struct iommu_check *check, const struct iommu_page_ser *rec)
-{
-	return kho_preserved_size(rec->phys) == PAGE_SIZE &&
-	       !xa_load(&check->blocks, PHYS_PFN(rec->phys));
-}
 
 static int iommu_check_page(void *data, void *arg)
 {
 	const struct iommu_page_ser *rec = data;
 	struct iommu_check_pages *pages = arg;
 
-	if (!iommu_page_ok(pages->check, rec))
+	if (kho_preserved_size(rec->phys) != PAGE_SIZE)
 		return iommu_table_err("domain %u: no page table at %#llx",
 				       pages->domain->id, rec->phys);
 
 	pages->nr_pages++;
 	if (rec->phys == pages->domain->top)
 		pages->has_top = true;
-	return 0;
+	return iommu_add_page(rec->phys, pages->domain->id);
 }
 
 static int iommu_check_other_page(void *data, void *arg)
 {
 	const struct iommu_page_ser *rec = data;
 
-	if (!iommu_page_ok(arg, rec))
+	if (kho_preserved_size(rec->phys) != PAGE_SIZE)
 		return iommu_table_err("no page of an IOMMU at %#llx", rec->phys);
-	return 0;
+	return iommu_add_page(rec->phys, 0);
 }
 
-/* After all chains: a page of any of them is no page table. */
-static int iommu_check_pages(struct iommu_check *check, const struct iommu_domain_ser *rec)
+static int iommu_check_pages(const struct iommu_domain_ser *rec)
 {
-	struct iommu_check_pages pages = { .check = check, .domain = rec };
+	struct iommu_check_pages pages = { .domain = rec };
 	int err;
 
 	err = iommu_walk_chain(rec->pages, sizeof(struct iommu_page_ser),
@@ -208,13 +208,13 @@ static int iommu_check_table(struct iommu_check *check, struct iommu_ser *ser)
 	unsigned long id;
 	int err;
 
-	err = iommu_check_block(check, virt_to_phys(ser));
+	err = iommu_add_page(virt_to_phys(ser), 0);
 	if (!err)
-		err = iommu_check_chain(check, ser->domains, sizeof(*rec));
+		err = iommu_check_chain(ser->domains, sizeof(*rec));
 	if (!err)
-		err = iommu_check_chain(check, ser->rids, sizeof(struct iommu_rid_ser));
+		err = iommu_check_chain(ser->rids, sizeof(struct iommu_rid_ser));
 	if (!err)
-		err = iommu_check_chain(check, ser->pages, sizeof(struct iommu_page_ser));
+		err = iommu_check_chain(ser->pages, sizeof(struct iommu_page_ser));
 	if (!err)
 		err = iommu_walk_chain(ser->domains, sizeof(*rec), iommu_check_domain,
 				       check);
@@ -222,13 +222,13 @@ static int iommu_check_table(struct iommu_check *check, struct iommu_ser *ser)
 		return err;
 
 	xa_for_each(&check->domains, id, rec) {
-		err = iommu_check_pages(check, rec);
+		err = iommu_check_pages(rec);
 		if (err)
 			return err;
 	}
 
 	err = iommu_walk_chain(ser->pages, sizeof(struct iommu_page_ser),
-			       iommu_check_other_page, check);
+			       iommu_check_other_page, NULL);
 	if (err)
 		return err;
 
@@ -268,17 +268,19 @@ struct iommu_ser *iommu_incoming_load(u64 pa)
 		return NULL;
 	}
 
-	xa_init(&check.blocks);
+	xa_destroy(&iommu_incoming_pages);
 	xa_init(&check.domains);
 	xa_init(&check.rids);
 	err = iommu_check_table(&check, ser);
 	xa_destroy(&check.rids);
 	xa_destroy(&check.domains);
-	xa_destroy(&check.blocks);
 	if (err == -ENOMEM)
 		iommu_table_err("out of memory");
+	if (!err)
+		return ser;
 
-	return err ? NULL : ser;
+	xa_destroy(&iommu_incoming_pages);
+	return NULL;
 }
 EXPORT_SYMBOL_IF_KUNIT(iommu_incoming_load);
 
@@ -286,9 +288,7 @@ static int iommu_free_page(void *data, void *arg)
 {
 	const struct iommu_page_ser *rec = data;
 
-	/* A damaged table may have a page twice */
-	if (kho_preserved_size(rec->phys))
-		folio_put(kho_restore_folio(rec->phys));
+	folio_put(kho_restore_folio(rec->phys));
 	return 0;
 }
 
@@ -360,35 +360,39 @@ int iommu_incoming_walk_rids(struct iommu_ser *ser, iommu_rid_fn fn, void *data)
 				&walk);
 }
 
-struct iommu_page_walk {
-	int (*fn)(const struct iommu_page_ser *rec, void *data);
-	void *data;
-};
-
-static int iommu_walk_page(void *rec, void *arg)
+/**
+ * iommu_incoming_reach_table - Check what a page table leads to
+ * @phys:   physical address of what should be another page table
+ * @domain: the number of its domain
+ *
+ * Context: boot, after iommu_incoming_load(). May sleep.
+ * Return: true if there is a page table of @domain, and this is the first call for it.
+ */
+bool iommu_incoming_reach_table(phys_addr_t phys, u32 domain)
 {
-	struct iommu_page_walk *walk = arg;
+	unsigned long pfn = PHYS_PFN(phys);
 
-	return walk->fn(rec, walk->data);
+	if (xa_load(&iommu_incoming_pages, pfn) != xa_mk_value(domain) ||
+	    xa_get_mark(&iommu_incoming_pages, pfn, IOMMU_PAGE_REACHED))
+		return false;
+
+	xa_set_mark(&iommu_incoming_pages, pfn, IOMMU_PAGE_REACHED);
+	return true;
 }
 
 /**
- * iommu_incoming_walk_pages - Call a function for each page table of a domain
- * @domain: record, in what iommu_incoming_load() returned
- * @fn:     the function; if it doesn't return 0, it isn't called again
- * @data:   for @fn
+ * iommu_incoming_has_page - Check whether memory is part of the table
+ * @phys: physical address
+ * @size: size in bytes, not 0
  *
- * Context: may sleep.
- * Return: 0, or what @fn returned.
+ * Context: boot, after iommu_incoming_load().
+ * Return: true if a page table, or another page of the table, is there.
  */
-int iommu_incoming_walk_pages(const struct iommu_domain_ser *domain,
-			      int (*fn)(const struct iommu_page_ser *rec, void *data),
-			      void *data)
+bool iommu_incoming_has_page(phys_addr_t phys, size_t size)
 {
-	struct iommu_page_walk walk = { .fn = fn, .data = data };
+	unsigned long pfn = PHYS_PFN(phys);
 
-	return iommu_walk_chain(domain->pages, sizeof(struct iommu_page_ser), iommu_walk_page,
-				&walk);
+	return xa_find(&iommu_incoming_pages, &pfn, PHYS_PFN(phys + size - 1), XA_PRESENT);
 }
 
 /**
@@ -412,5 +416,6 @@ void iommu_incoming_free(struct iommu_ser *ser)
 	iommu_free_chain(ser->rids);
 	iommu_free_chain(ser->pages);
 	kho_restore_free(ser);
+	xa_destroy(&iommu_incoming_pages);
 }
 EXPORT_SYMBOL_IF_KUNIT(iommu_incoming_free);

@@ -442,6 +442,11 @@ static void damage_top(struct fake_table *table)
 	fake_domain(table, 0)->top = fake_domain(table, 1)->top;
 }
 
+static void damage_page_of_two_domains(struct fake_table *table)
+{
+	fake_table_page(table, PAGES_2, 1)->phys = fake_pa(table, TABLE_1 + 1);
+}
+
 static void damage_same_rid(struct fake_table *table)
 {
 	fake_rid(table, 2)->rid = fake_rid(table, 1)->rid;
@@ -475,8 +480,9 @@ static void damage_domain_reserved(struct fake_table *table)
 static void (*const damages[])(struct fake_table *table) = {
 	damage_version, damage_chain, damage_loop, damage_shared_chain,
 	damage_same_domain, damage_page, damage_page_is_block, damage_page_is_head,
-	damage_other_page, damage_nr_pages, damage_top, damage_same_rid, damage_rid_domain,
-	damage_rid_refcount, damage_rid_driver, damage_reserved, damage_domain_reserved,
+	damage_other_page, damage_nr_pages, damage_top, damage_page_of_two_domains,
+	damage_same_rid, damage_rid_domain, damage_rid_refcount,
+	damage_rid_driver, damage_reserved, damage_domain_reserved,
 };
 
 /* Each is refused, and nothing is given away. */
@@ -513,9 +519,11 @@ static int fake_hold(struct fake_table *table, int rid)
 	return fake_hold_as(table, rid, 2);
 }
 
+/* And wait until the references are put. */
 static void fake_put(struct fake_table *table, int rid)
 {
 	iommu_liveupdate_put_memory(0, fake_rid(table, rid)->rid);
+	iommu_held_flush();
 }
 
 static void expect_held(struct kunit *test, struct fake_table *table, unsigned int first,
@@ -533,6 +541,7 @@ static void hold_memory(struct kunit *test)
 
 	fake_fill(test, &table);
 	fake_rid(&table, 1)->domain = 1;
+	KUNIT_ASSERT_NOT_NULL(test, fake_load(&table));
 	KUNIT_EXPECT_EQ(test, 0, fake_hold(&table, 0));
 	KUNIT_EXPECT_EQ(test, -EINVAL, fake_hold_as(&table, 1, 3));
 	KUNIT_EXPECT_EQ(test, 0, fake_hold(&table, 1));
@@ -581,6 +590,28 @@ static void damage_table_of_other(struct fake_table *table)
 	fake_set_entry(table, TABLE_1 + 1, 3, fake_pa(table, TABLE_2 + 1));
 }
 
+static void damage_fan(struct fake_table *table)
+{
+	for (int i = 0; i < PAGE_SIZE / sizeof(u64); i++)
+		fake_set_entry(table, TABLE_1, i, fake_pa(table, TABLE_1 + 1));
+}
+
+/* What is mapped is a page table, a block, the root table */
+static void damage_leaf_is_table(struct fake_table *table)
+{
+	fake_set_entry(table, TABLE_1 + 2, 9, fake_pa(table, TABLE_1 + 2));
+}
+
+static void damage_leaf_is_block(struct fake_table *table)
+{
+	fake_set_entry(table, TABLE_1 + 2, 9, fake_pa(table, RIDS));
+}
+
+static void damage_leaf_is_root(struct fake_table *table)
+{
+	fake_set_entry(table, TABLE_1 + 2, 9, fake_pa(table, ROOT));
+}
+
 static void damage_table_nowhere(struct fake_table *table)
 {
 	fake_set_entry(table, TABLE_1 + 1, 3, GENMASK_ULL(51, 12));
@@ -588,7 +619,8 @@ static void damage_table_nowhere(struct fake_table *table)
 
 static void (*const table_damages[])(struct fake_table *table) = {
 	damage_leaf, damage_leaf_size, damage_loop_of_tables, damage_table_twice,
-	damage_table_of_other, damage_table_nowhere,
+	damage_table_of_other, damage_fan, damage_leaf_is_table, damage_leaf_is_block,
+	damage_leaf_is_root, damage_table_nowhere,
 };
 
 /* Each is refused, and nothing stays held. */
@@ -598,6 +630,7 @@ static void hold_damaged(struct kunit *test)
 
 	for (int i = 0; i < ARRAY_SIZE(table_damages); i++) {
 		fake_fill(test, &table);
+		KUNIT_ASSERT_NOT_NULL(test, fake_load(&table));
 		table_damages[i](&table);
 		KUNIT_EXPECT_NE_MSG(test, 0, fake_hold(&table, 0), "%ps", table_damages[i]);
 		KUNIT_EXPECT_EQ(test, 0, kunit_kho_nr_refs(table.pages[MEMORY]));
@@ -645,6 +678,7 @@ static void hold_and_put(struct iommu_ser *ser, unsigned int *nr_held)
 {
 	iommu_incoming_walk_rids(ser, hold_rid, nr_held);
 	iommu_incoming_walk_rids(ser, put_rid, NULL);
+	iommu_held_flush();
 }
 
 static void load_random(struct kunit *test)

@@ -38,7 +38,9 @@
 
 #define pr_fmt(fmt) "DMAR: liveupdate: " fmt
 
+#include <linux/bitfield.h>
 #include <linux/bitmap.h>
+#include <linux/bits.h>
 #include <linux/cleanup.h>
 #include <linux/dmar.h>
 #include <linux/idr.h>
@@ -81,15 +83,31 @@ static void intel_pause(struct pci_dev *pdev, const char *why)
 		pci_warn(pdev, "liveupdate: requests are still pending\n");
 }
 
-/* One that was detached at the last moment: it must not meet its default domain running. */
-static void intel_pause_rid(const struct iommu_rid_ser *rec)
+static int intel_rid_is(struct pci_dev *pdev, u16 rid, void *data)
 {
-	struct pci_dev *pdev = pci_get_domain_bus_and_slot(rec->segment, PCI_BUS_NUM(rec->rid),
-							   rec->rid & 0xff);
+	return rid == *(u16 *)data;
+}
 
-	if (pdev && !pci_is_bridge(pdev))
-		intel_pause(pdev, "it was detached before the kexec");
-	pci_dev_put(pdev);
+/* Return the next incoming device after @pdev, whose reference is put, that uses @rid. */
+static struct pci_dev *intel_next_user(u32 segment, u16 rid, struct pci_dev *pdev)
+{
+	for_each_pci_dev(pdev) {
+		if (!pci_is_bridge(pdev) && pci_liveupdate_is_incoming(pdev) &&
+		    pci_domain_nr(pdev->bus) == segment &&
+		    pci_for_each_dma_alias(pdev, intel_rid_is, &rid))
+			return pdev;
+	}
+
+	return NULL;
+}
+
+/* They must not meet their default domain running. */
+static void intel_pause_users(const struct iommu_rid_ser *rec, const char *why)
+{
+	struct pci_dev *pdev = NULL;
+
+	while ((pdev = intel_next_user(rec->segment, rec->rid, pdev)))
+		intel_pause(pdev, why);
 }
 
 static bool intel_legacy_flags_ok(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
@@ -164,21 +182,29 @@ static const char *intel_rid_check(const struct iommu_rid_ser *rec, struct intel
 	return NULL;
 }
 
-/* How the page tables of a requester ID are read: mode and width, which give the level. */
-static u32 intel_kept_format(const struct iommu_rid_ser *rec)
-{
-	return rec->intel.mode << 8 | rec->intel.address_width;
-}
+/* Legacy mode has the same page tables as a second stage. */
+#define INTEL_KEPT_FIRST_STAGE	BIT(8)
+#define INTEL_KEPT_TOP_LEVEL	GENMASK(7, 0)
 
 /* Of a second stage, width 1 means three levels; of a first stage, 0 means four. */
+static u32 intel_kept_format(const struct iommu_rid_ser *rec)
+{
+	u8 width = rec->intel.address_width;
+
+	if (rec->intel.mode == INTEL_IOMMU_SER_FIRST_STAGE)
+		return INTEL_KEPT_FIRST_STAGE | (width + 3);
+
+	return width + 1;
+}
+
 static int intel_kept_visit(u64 top, u32 format, struct pt_iommu_visitor *visitor)
 {
-	u8 width = format;
+	u8 top_level = FIELD_GET(INTEL_KEPT_TOP_LEVEL, format);
 
-	if (format >> 8 == INTEL_IOMMU_SER_FIRST_STAGE)
-		return pt_iommu_x86_64_visit_top(top, width + 3, visitor);
+	if (format & INTEL_KEPT_FIRST_STAGE)
+		return pt_iommu_x86_64_visit_top(top, top_level, visitor);
 
-	return pt_iommu_vtdss_visit_top(top, width + 1, visitor);
+	return pt_iommu_vtdss_visit_top(top, top_level, visitor);
 }
 
 static int intel_kept_add(const struct iommu_rid_ser *rec,
@@ -193,7 +219,7 @@ static int intel_kept_add(const struct iommu_rid_ser *rec,
 	if (!intel_rid_is_of(rec, iommu))
 		return 0;
 	if (!intel_rid_is_live(rec)) {
-		intel_pause_rid(rec);
+		intel_pause_users(rec, "it was detached before the kexec");
 		return 0;
 	}
 
@@ -220,12 +246,24 @@ static int intel_kept_add(const struct iommu_rid_ser *rec,
 		}
 	}
 
-	err = xa_err(xa_store(&iommu->kept->rids, rec->rid, xa_mk_value(0), GFP_KERNEL));
-	if (err)
-		return err;
+	/* What one user has done to its page tables is no matter of the others */
+	if (iommu_liveupdate_hold_memory(rec, domain, intel_kept_format(rec),
+					 intel_kept_visit)) {
+		intel_pause_users(rec, "what it reaches can't be held");
+		return 0;
+	}
 
-	return iommu_liveupdate_hold_memory(rec, domain, intel_kept_format(rec),
-					    intel_kept_visit);
+	return xa_err(xa_store(&iommu->kept->rids, rec->rid, xa_mk_value(0), GFP_KERNEL));
+}
+
+/* No device does DMA by way of this unit: it can't be taken over. */
+static void intel_kept_put_memory(struct intel_iommu *iommu)
+{
+	unsigned long rid;
+	void *entry;
+
+	xa_for_each(&iommu->kept->rids, rid, entry)
+		iommu_liveupdate_put_memory(iommu->segment, rid);
 }
 
 static void intel_kept_free(struct intel_iommu *iommu)
@@ -356,12 +394,15 @@ bool intel_liveupdate_can_adopt(struct intel_iommu *iommu)
 		err = iommu_liveupdate_walk_incoming(intel_kept_add, iommu);
 		if (!err && !xa_empty(&iommu->kept->rids))
 			return true;
-		intel_kept_free(iommu);
 	}
 
 	/* Nothing is wrong if no device of this unit does DMA */
 	if (err)
 		intel_liveupdate_stop_devices();
+	if (iommu->kept) {
+		intel_kept_put_memory(iommu);
+		intel_kept_free(iommu);
+	}
 	return false;
 }
 
@@ -401,7 +442,8 @@ static int intel_copy_entry(const struct iommu_rid_ser *rec,
 	void *dir;
 	int err;
 
-	if (!intel_rid_is_of(rec, iommu) || !intel_rid_is_live(rec))
+	/* Nor one that was detached, or whose memory isn't held */
+	if (!intel_rid_is_of(rec, iommu) || !xa_load(&iommu->kept->rids, rec->rid))
 		return 0;
 
 	if (!sm_supported(iommu)) {
@@ -440,16 +482,12 @@ int intel_liveupdate_copy(struct intel_iommu *iommu)
 	if (!err)
 		return 0;
 
+	intel_liveupdate_stop_devices();
+	intel_kept_put_memory(iommu);
 	intel_liveupdate_drop_unit(iommu);
 	bitmap_free(iommu->copied_tables);
 	iommu->copied_tables = NULL;
-	intel_liveupdate_stop_devices();
 	return err;
-}
-
-static int intel_rid_is(struct pci_dev *pdev, u16 rid, void *data)
-{
-	return rid == *(u16 *)data;
 }
 
 /**
@@ -465,22 +503,14 @@ static int intel_rid_is(struct pci_dev *pdev, u16 rid, void *data)
  */
 bool intel_liveupdate_waits(struct intel_iommu *iommu, u16 rid)
 {
-	struct pci_dev *pdev = NULL;
+	struct pci_dev *pdev;
 
 	if (!iommu->kept || !context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff))
 		return false;
 
-	for_each_pci_dev(pdev) {
-		if (pci_is_bridge(pdev) || !pci_liveupdate_is_incoming(pdev) ||
-		    pci_domain_nr(pdev->bus) != iommu->segment)
-			continue;
-		if (pci_for_each_dma_alias(pdev, intel_rid_is, &rid)) {
-			pci_dev_put(pdev);
-			return true;
-		}
-	}
-
-	return false;
+	pdev = intel_next_user(iommu->segment, rid, NULL);
+	pci_dev_put(pdev);
+	return pdev;
 }
 
 static int intel_rid_is_kept(struct pci_dev *pdev, u16 rid, void *data)
@@ -531,7 +561,9 @@ static int intel_rid_finish(struct pci_dev *pdev, u16 rid, void *data)
 		return 0;
 
 	intel_end_entry(pdev, rid, info);
-	iommu_liveupdate_put_memory(iommu->segment, rid);
+	/* If that has failed, the memory is held until the unit is released */
+	if (!context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff))
+		iommu_liveupdate_put_memory(iommu->segment, rid);
 	return 0;
 }
 

@@ -354,6 +354,16 @@ def faults(run):
         yield f"{len(refused)} DMA faults, the first: {refused[0]}"
 
 
+def all_packets(run, bdfs):
+    windows = [(run.vm.first("kexec", kernel=kernel).time,
+                run.vm.times(kernel + 1, f"INIT: stage {kernel + 1}")[0])
+               for kernel in range(1, run.vm.kernels)]
+    for wire in run.vm.wires:
+        if wire.bdf in bdfs:
+            yield from wire.problems(windows)
+            run.notes.append(f"{wire.bdf}: {len(wire.sent)} packets, {len(wire.lost())} lost")
+
+
 def traffic(run):
     """All packets are there; while no userspace runs they come in, too."""
     if run.scenario.iommu:
@@ -362,13 +372,7 @@ def traffic(run):
     if run.scenario.pauses:
         yield from paused_traffic(run)
         return
-    windows = [(run.vm.first("kexec", kernel=kernel).time,
-                run.vm.times(kernel + 1, f"INIT: stage {kernel + 1}")[0])
-               for kernel in range(1, run.vm.kernels)]
-    for wire in run.vm.wires:
-        if wire.bdf in run.kept:
-            yield from wire.problems(windows)
-            run.notes.append(f"{wire.bdf}: {len(wire.sent)} packets, {len(wire.lost())} lost")
+    yield from all_packets(run, run.kept)
 
 
 def resumed(run):
@@ -377,6 +381,14 @@ def resumed(run):
     for wire in run.vm.wires:
         if wire.bdf in run.kept:
             yield from missing_pause(wire.bdf, run.changes([wire.bdf]), kernel=2)
+
+
+def contained(run):
+    """That of the first device paused in the second kernel; the others' didn't."""
+    first, *others = run.kept
+    yield from faults(run)
+    yield from missing_pause(first, run.changes([first]), kernel=2)
+    yield from all_packets(run, others)
 
 
 def let_go(run):

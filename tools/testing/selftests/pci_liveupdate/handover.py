@@ -168,6 +168,11 @@ class Handover(Memory):
     def put_in_requester_id(self, layout, offset, value):
         self.put(layout, next(self.used_slots(16, REQUESTER_ID)) + offset, value)
 
+    def damage_top_table(self):
+        """Of the first domain: it leads to what is none of its page tables."""
+        top = self.get("Q", next(self.domains()) + 8)
+        self.put("Q", top + 8 * 300, self.translation | 3)
+
     def translation_blocks(self):
         for head in 8, 16:
             yield from self.blocks(self.get("Q", self.translation + head))

@@ -65,7 +65,8 @@ def play(guests, scenario, config, directory, echo):
 
     def drive(vm):
         limit = scenario.limit * guest.slow
-        vm.all_count = bool({checks.traffic, checks.resumed} & set(scenario.checks))
+        vm.all_count = bool({checks.traffic, checks.resumed, checks.contained} &
+                            set(scenario.checks))
         if vm.wires and vm.all_count:
             for kernel in range(scenario.updates):
                 vm.wait("VMM: kexec", limit)

@@ -350,6 +350,16 @@ IOMMU = [
     not_adopted("segment", "it is of another segment", "I", 8, 1),
     not_adopted("stage", "impossible flags", "B", 36, 2, **SECOND_STAGE),
     not_adopted("levels", "impossible address width", "B", 34, 2, **FIRST_STAGE),
+    # The page tables of one VMM are damaged
+    Scenario("not_held", SWITCH, 2, options="--apart", adopted=(2, 4, 0), iommu=True, on=DEMO,
+             answers={KEXEC: [handover.damage(handover.Handover.damage_top_table)]},
+             checks=[checks.contained],
+             lines={(2, "iommu: liveupdate: domain 1: its page tables lead to 0x.*impossible"): 1,
+                    (2, "03:00.0: liveupdate: DMA paused: what it reaches can't be held"): 1,
+                    (2, "liveupdate: DMA paused"): 1},
+             core="page tables of one device that are damaged pause no other device"),
+    Scenario("apart", SWITCH, 2, options="--apart", adopted=(2, 4, 0), iommu=True, on=DEMO,
+             checks=checks.FULL),
     # A test of the checks
     translated("cut_off", answers={(1, "VMM: preserved"): [vtd.cut]}, checks=[checks.traffic],
                problems=("it had no entry",),

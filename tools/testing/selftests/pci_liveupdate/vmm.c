@@ -109,6 +109,7 @@ struct nic {
 	bool noiommu;		/* known from the first dma_addr() on */
 	int memfd;
 	int fd;
+	__u32 ioas_id;		/* 0: that of all */
 	__u64 iova;
 	void *bar0;
 	struct memory *memory;
@@ -133,6 +134,7 @@ static struct {
 	bool swap;
 	int hand_over;
 	bool unfinished;
+	bool apart;
 	bool again;
 	const char *hotplug;
 	const char *hotadd;
@@ -326,9 +328,19 @@ static void iommufd_open(void)
 	ioas_id = alloc_ioas(iommufd);
 }
 
+/* One for all, or one for each */
+static __u32 ioas_of(struct nic *nic)
+{
+	if (!options.apart)
+		return ioas_id;
+	if (!nic->ioas_id)
+		nic->ioas_id = alloc_ioas(iommufd);
+	return nic->ioas_id;
+}
+
 static void nic_attach(struct nic *nic)
 {
-	attach_device(nic->fd, ioas_id, nic->bdf);
+	attach_device(nic->fd, ioas_of(nic), nic->bdf);
 }
 
 /* Let the NIC reach its memory. This also pins it. */
@@ -338,7 +350,7 @@ static void nic_map_dma(struct nic *nic)
 		.size = sizeof(map),
 		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
 			 IOMMU_IOAS_MAP_WRITEABLE,
-		.ioas_id = ioas_id,
+		.ioas_id = ioas_of(nic),
 		.user_va = (uintptr_t)nic->memory,
 		.length = MEMORY_SIZE,
 		.iova = nic->iova,
@@ -352,7 +364,7 @@ static __u64 dma_addr(struct nic *nic, __u64 offset)
 {
 	struct iommu_ioas_noiommu_get_pa get = {
 		.size = sizeof(get),
-		.ioas_id = ioas_id,
+		.ioas_id = ioas_of(nic),
 		.iova = nic->iova + offset,
 		.length = 1,
 	};
@@ -1257,6 +1269,7 @@ static void usage(void)
 		"  --replace N     replace the address space that the NICs use N times\n"
 		"  --map-late MS   when NICs are taken back, attach them, wait, map memory and finish\n"
 		"  --hand-over MS  in stage 2 finish first, and take back MS later\n"
+		"  --apart         each NIC has an address space of its own\n"
 		"  --swap          preserve, and cancel, a device between the first and the second\n"
 		"  --unfinished    in stage 2 take back, and don't finish\n"
 		"  --forget        don't preserve the device: stage 2 must then fail\n"
@@ -1283,6 +1296,7 @@ static void parse_options(int argc, char *argv[])
 		{ "replace", required_argument, NULL, 'r' },
 		{ "map-late", required_argument, NULL, 'm' },
 		{ "hand-over", required_argument, NULL, 'o' },
+		{ "apart", no_argument, NULL, 't' },
 		{ "swap", no_argument, NULL, 'w' },
 		{ "unfinished", no_argument, NULL, 'e' },
 		{ "forget", no_argument, NULL, 'f' },
@@ -1315,6 +1329,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'o':
 			options.hand_over = atoi(optarg);
+			break;
+		case 't':
+			options.apart = true;
 			break;
 		case 'w':
 			options.swap = true;
