@@ -172,6 +172,9 @@ breakage "DMA resumes before the address space is complete" $vfio \
 breakage "page tables go at the last finish" $core \
 	"$(within pci_liveupdate_defer_finish 's/iommu_liveupdate_get_incoming\(\);//')" \
 	handed_over "fault addr|packets were lost|gave up waiting"
+breakage "ports above a device don't wait for it" $incoming \
+	"$(within pci_incoming_release_all 's/pci_incoming_get_bridges\(dev\);/;/')" \
+	handed_over "pcie-root-port: "
 breakage "DMA goes on without anybody's memory" $vfio \
 	"$(within vfio_pci_pause_unattached 's/pci_clear_master\(pdev\);//')" \
 	handed_over_unprotected "didn't pause"

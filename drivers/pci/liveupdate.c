@@ -19,7 +19,8 @@
  * The table is File-Lifecycle-Bound data (FLB) of LUO: all drivers share the one
  * table of the system. The table is created when the first file whose handler
  * depends on the table is preserved, and freed when the last such file is
- * unpreserved or, in the next kernel, finished.
+ * unpreserved or, in the next kernel, finished. A device whose user comes later than that
+ * stays incoming without it, see pci_liveupdate_defer_finish().
  *
  * A device is in up to two of these states:
  *
@@ -52,8 +53,8 @@
  * ordinary to incoming  pci_liveupdate_setup_device()   pci_rescan_remove_lock
  * incoming to ordinary  pci_liveupdate_device_add(),    pci_rescan_remove_lock
  *                       out of memory or too late
- * incoming to ordinary  pci_liveupdate_finish()         &luo_session.mutex, or the
- *                                                       device lock
+ * incoming to ordinary  pci_liveupdate_finish()         &luo_session.mutex, the device
+ *                                                       lock, or a driver's
  * incoming to ordinary  pci_liveupdate_abandon()        &luo_session.mutex, or none
  * incoming to ordinary  pci_liveupdate_remove_device()  pci_rescan_remove_lock
  * incoming to ordinary  the last file is finished       LUO's lock of the FLB
@@ -63,7 +64,8 @@
  * pci_liveupdate_remove_device() ends both states, any other function only one. A bridge
  * becomes outgoing with the first outgoing device below it, and ordinary with the last such
  * device. A bridge becomes incoming when enumeration finds it, and ordinary with the last
- * device that its record counts, or when the last file is finished. At boot nothing else
+ * device that its record counts; or when the last file is finished, unless a device below it
+ * has its finish deferred. At boot nothing else
  * runs, and enumeration doesn't hold pci_rescan_remove_lock.
  *
  * An incoming table that can't be trusted is not used at all. The boot is then
@@ -104,16 +106,19 @@
  * Only the mutex of an IOMMU group nests inside it, see iommu_liveupdate_finish(). It nests
  * inside LUO's locks of the session, the file and the FLB (LUO's callbacks take it), inside
  * pci_rescan_remove_lock (enumeration and removal take it), and inside device locks
- * (unbinding and drivers take it) and vfio's of a device set. Enumeration
- * also takes LUO's FLB lock inside pci_rescan_remove_lock. So no FLB callback may take
- * pci_rescan_remove_lock, and pci_liveupdate_preserve(), which LUO calls with
- * &luo_session.mutex held, only tries pci_rescan_remove_lock.
+ * (unbinding and drivers take it) and vfio's of a device set. LUO's FLB locks are also taken
+ * inside pci_rescan_remove_lock (by enumeration and removal), device locks and that of a device
+ * set. So no FLB callback may take any of these, and pci_liveupdate_preserve(), which LUO calls
+ * with &luo_session.mutex held, only tries pci_rescan_remove_lock.
  *
  * pci_liveupdate_preserve() waits for pci_restart_bridges() while LUO and the caller hold
  * locks. So pci_restart_bridges() only tries device locks, except that device_attach()
  * waits for the lock of a conventional bridge without a driver.
  */
 DEFINE_MUTEX(pci_liveupdate_mutex);
+
+/* Devices that are incoming although their files are finished; may be read without the lock */
+static unsigned int pci_nr_deferred;
 
 /* The life of the tables */
 
@@ -196,14 +201,7 @@ struct liveupdate_flb pci_liveupdate_flb = {
 	.compatible = PCI_LIVEUPDATE_COMPATIBLE,
 };
 
-/* The one way out of incoming */
-
-/* The PCI table goes first: a device must be stopped before its page tables are freed. */
-static void pci_incoming_put_tables(void)
-{
-	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
-	iommu_liveupdate_put_incoming();
-}
+/* The way out of incoming that drivers and removal take */
 
 /*
  * Make a device ordinary. @why says why its DMA is stopped; it is NULL if the driver has taken
@@ -220,12 +218,27 @@ static void pci_incoming_leave(struct pci_dev *dev, const char *why)
 			pci_liveupdate_quiesce(dev, why);
 		deferred = dev->liveupdate.finish_deferred;
 		dev->liveupdate.finish_deferred = false;
+		pci_nr_deferred -= deferred;
 		pci_incoming_release_path(dev);
 	}
 
-	/* That may end the tables, which takes pci_liveupdate_mutex */
+	/* That may free the page tables, which takes the IOMMU core's locks */
 	if (deferred)
-		pci_incoming_put_tables();
+		iommu_liveupdate_put_incoming();
+}
+
+static int pci_incoming_defer(struct pci_dev *dev)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (!dev->liveupdate.incoming || !pci_is_endpoint(dev))
+		return -EINVAL;
+	if (dev->liveupdate.finish_deferred)
+		return -EBUSY;
+
+	dev->liveupdate.finish_deferred = true;
+	pci_nr_deferred++;
+	return 0;
 }
 
 /* What drivers call */
@@ -349,7 +362,8 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_finish);
  * device's user are finished, the memory that the DMA goes to will be used for
  * something else.
  *
- * For a .retrieve that fails, as LUO doesn't call .retrieve again.
+ * For a .retrieve that fails, as LUO doesn't call .retrieve again; for a .can_finish of a
+ * file that nobody has retrieved; and for a user who has gone after finish was deferred.
  *
  * Context: not while a driver is being bound or allocates interrupt vectors. May
  * sleep.
@@ -364,32 +378,25 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_abandon);
  * pci_liveupdate_defer_finish - Keep a device incoming although its file is finished
  * @dev: the device, whose user hasn't taken it over yet
  *
- * Keeps both tables and all that they lead to, such as the page tables with which an IOMMU
- * translates for @dev, until pci_liveupdate_finish(), pci_liveupdate_abandon() or the removal
- * of @dev. The driver calls one of the first two, whatever becomes of the user. Whose memory
- * @dev uses is up to the driver: the user's files may be gone.
+ * The device, and the bridges above it, stay incoming although the table may be gone, until
+ * pci_liveupdate_finish(), pci_liveupdate_abandon() or the removal of @dev. The driver calls one
+ * of the first two, whatever becomes of the user. If an IOMMU translates for @dev with page
+ * tables of the previous kernel, it goes on. Whose memory @dev uses is up to the driver: the
+ * user's files may be gone.
  *
  * Context: called from .finish of the file handler. May sleep.
- * Return: 0; -ENODEV if @dev isn't incoming.
+ * Return: 0; -EINVAL if @dev isn't an incoming device, -EBUSY if it is deferred already.
  */
 int pci_liveupdate_defer_finish(struct pci_dev *dev)
 {
-	struct pci_incoming *in;
+	int err;
 
-	/* The caller's file has a reference on each table until .finish returns */
-	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
-		return -ENODEV;
+	/* pci_incoming_leave() puts it */
 	iommu_liveupdate_get_incoming();
-
-	scoped_guard(mutex, &pci_liveupdate_mutex) {
-		if (dev->liveupdate.incoming && !dev->liveupdate.finish_deferred) {
-			dev->liveupdate.finish_deferred = true;
-			return 0;
-		}
-	}
-
-	pci_incoming_put_tables();
-	return -ENODEV;
+	err = pci_incoming_defer(dev);
+	if (err)
+		iommu_liveupdate_put_incoming();
+	return err;
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_defer_finish);
 
@@ -413,8 +420,8 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
  * @domain: PCI segment group, from when the file was preserved
  * @bdf:    bus, device and function, as in PCI_DEVID()
  *
- * For .retrieve, and for .can_finish: a file has nothing to wait for if its device is
- * gone, not found yet, given up, or in quarantine, and so isn't incoming. The driver
+ * For .retrieve, and for .can_finish: the device of a file isn't incoming if it is gone,
+ * not found yet, given up, or in quarantine. The driver
  * must know whether the device still belonged to the file at the kexec.
  *
  * Context: may sleep.
@@ -487,14 +494,14 @@ bool pci_liveupdate_keep_master(struct pci_dev *dev)
  * pci_liveupdate_keep_bus_numbers - Check whether bridges must keep their bus numbers
  *
  * Context: enumeration. May sleep.
- * Return: true as long as there is an outgoing or an incoming table, or a quarantine:
- * no bridge that has bus numbers may be given others.
+ * Return: true as long as there is an outgoing or an incoming table, a quarantine, or a
+ * device whose finish is deferred: no bridge that has bus numbers may be given others.
  */
 bool pci_liveupdate_keep_bus_numbers(void)
 {
 	struct pci_incoming *in;
 
-	if (READ_ONCE(pci_outgoing.ser))
+	if (READ_ONCE(pci_outgoing.ser) || READ_ONCE(pci_nr_deferred))
 		return true;
 
 	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))

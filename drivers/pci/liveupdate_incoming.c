@@ -93,6 +93,14 @@ static void pci_incoming_release_bridge(struct pci_dev *bridge)
 	pci_liveupdate_queue_restart();
 }
 
+static void pci_incoming_put_bridge(struct pci_dev *bridge)
+{
+	if (bridge->liveupdate.incoming == 1)
+		pci_incoming_release_bridge(bridge);
+	else
+		WRITE_ONCE(bridge->liveupdate.incoming, bridge->liveupdate.incoming - 1);
+}
+
 /* Make @dev ordinary, but leave the bridges above it to the caller. */
 static void pci_incoming_release(struct pci_dev *dev)
 {
@@ -123,13 +131,8 @@ void pci_incoming_release_path(struct pci_dev *dev)
 
 	while ((pos = pci_upstream_bridge(pos))) {
 		/* All bridges above an adopted device are incoming, but never wrap around. */
-		if (!pos->liveupdate.incoming)
-			continue;
-		if (pos->liveupdate.incoming == 1)
-			pci_incoming_release_bridge(pos);
-		else
-			WRITE_ONCE(pos->liveupdate.incoming,
-				   pos->liveupdate.incoming - 1);
+		if (pos->liveupdate.incoming)
+			pci_incoming_put_bridge(pos);
 	}
 }
 
@@ -138,7 +141,9 @@ void pci_incoming_release_path(struct pci_dev *dev)
  * @dev: the device
  * @why: what has happened, for the administrator
  *
- * Context: pci_liveupdate_mutex is held.
+ * Waits for what the device has read and not got yet: its memory may be somebody else's next.
+ *
+ * Context: pci_liveupdate_mutex is held. May sleep.
  */
 void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 {
@@ -146,13 +151,24 @@ void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 
 	pci_warn(dev, "DMA stopped: %s; restart its user\n", why);
 	pci_clear_master(dev);
+	if (pci_device_is_present(dev) && !pci_wait_for_pending_transaction(dev))
+		pci_warn(dev, "requests are still pending; reset it\n");
+}
+
+static void pci_incoming_get_bridges(struct pci_dev *dev)
+{
+	while ((dev = pci_upstream_bridge(dev))) {
+		if (dev->liveupdate.incoming)
+			WRITE_ONCE(dev->liveupdate.incoming, dev->liveupdate.incoming + 1);
+	}
 }
 
 /**
  * pci_incoming_release_all - Make every device and bridge that is still incoming ordinary
  *
  * No driver has finished these devices. Stops their DMA, as the memory that it goes to is
- * about to be used for something else.
+ * about to be used for something else. What a device needs whose finish is deferred stays
+ * incoming: bridges are counted anew, as some of the devices below may be missing.
  *
  * Context: pci_liveupdate_mutex is held. May sleep.
  */
@@ -163,14 +179,25 @@ void pci_incoming_release_all(void)
 	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	for_each_pci_dev(dev) {
-		if (!dev->liveupdate.incoming)
+		if (!dev->liveupdate.incoming || dev->liveupdate.finish_deferred)
 			continue;
 		if (!pci_is_endpoint(dev)) {
-			pci_incoming_release_bridge(dev);
+			/* Until all are counted */
+			WRITE_ONCE(dev->liveupdate.incoming, 1);
 			continue;
 		}
 		pci_liveupdate_quiesce(dev, "no driver has finished its live update");
 		pci_incoming_release(dev);
+	}
+
+	for_each_pci_dev(dev) {
+		if (dev->liveupdate.finish_deferred)
+			pci_incoming_get_bridges(dev);
+	}
+
+	for_each_pci_dev(dev) {
+		if (dev->liveupdate.incoming && !pci_is_endpoint(dev))
+			pci_incoming_put_bridge(dev);
 	}
 }
 

@@ -37,8 +37,8 @@ struct pci_saved_state;
  * @override_set:      The PCI core has set driver_override, and clears it at finish.
  *                     False if the administrator had set it in the previous kernel,
  *                     for a device with a driver.
- * @finish_deferred:   The device holds references on the incoming tables, as its file was
- *                     finished before its user had taken it over.
+ * @finish_deferred:   The device's file was finished before its user had taken the device
+ *                     over. The device has a reference on the IOMMU's incoming table.
  * @buses_lost:        The bridge's bus numbers were not those of its record.
  * @held:              Runtime suspend is held off until the device is ordinary again.
  *                     Cleared under the device lock for a bridge.

@@ -667,14 +667,17 @@ static int edu_retrieve(struct liveupdate_file_op_args *args)
 	return edu_retrieve_device(pci_get_drvdata(pdev), ser, &args->file);
 }
 
+/* With the device lock held, as edu_retrieve(); if .retrieve has failed, that was all. */
 static bool edu_can_finish(struct liveupdate_file_op_args *args)
 {
 	const struct edu_ser *ser = phys_to_virt(args->serialized_data);
 	struct pci_dev *pdev __free(pci_dev_put) = edu_ser_get_device(ser);
 
-	if (args->retrieve_status <= 0 && pdev)
-		pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
+	if (args->retrieve_status || !pdev)
+		return true;
 
+	guard(device)(&pdev->dev);
+	pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
 	return true;
 }
 

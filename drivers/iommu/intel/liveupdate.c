@@ -80,7 +80,7 @@ static void intel_pause(struct pci_dev *pdev, const char *why)
 	pci_warn(pdev, "liveupdate: DMA paused: %s\n", why);
 	pci_clear_master(pdev);
 	if (!pci_wait_for_pending_transaction(pdev))
-		pci_warn(pdev, "liveupdate: requests are still pending\n");
+		pci_warn(pdev, "liveupdate: requests are still pending; reset it\n");
 }
 
 static int intel_rid_is(struct pci_dev *pdev, u16 rid, void *data)

@@ -76,9 +76,6 @@ static bool intel_can_hand_over(struct device_domain_info *info, u16 rid)
 	/* The next kernel's probe would turn ATS off, see pci_prepare_ats() */
 	if (info->ats_enabled)
 		return false;
-	/* What would be handed over isn't what the device is attached to */
-	if (context_copied(iommu, PCI_BUS_NUM(rid), rid & 0xff))
-		return false;
 
 	/* In scalable mode the alias of a bridge isn't translated for the device below it */
 	return sm_supported(iommu) ? rid == PCI_DEVID(info->bus, info->devfn) :
@@ -94,9 +91,9 @@ static bool intel_can_hand_over(struct device_domain_info *info, u16 rid)
  * What changes before the kexec, intel_liveupdate_hand_over() fills in.
  *
  * Context: called by the IOMMU core with the lock of its table held. May sleep.
- * Return: 0; -EOPNOTSUPP for a device with ATS enabled, if the requester ID is still
- * translated by page tables of the previous kernel, in scalable mode for a device behind a
- * conventional bridge, and in legacy mode if the CPU has no CMPXCHG16B; -ENOMEM, -ENOSPC.
+ * Return: 0; -EOPNOTSUPP for a device with ATS enabled, in scalable mode for a device behind a
+ * conventional bridge, and in legacy mode if the CPU has no CMPXCHG16B; -EBUSY if the requester
+ * ID is still translated by page tables of the previous kernel; -ENOMEM, -ENOSPC.
  */
 int intel_iommu_liveupdate_rid(struct device *dev, struct iommu_domain *domain,
 			       struct iommu_rid_ser *rec)
@@ -107,6 +104,11 @@ int intel_iommu_liveupdate_rid(struct device *dev, struct iommu_domain *domain,
 
 	if (!intel_can_hand_over(info, rec->rid))
 		return -EOPNOTSUPP;
+	/* What would be handed over isn't what the device is attached to */
+	if (context_copied(iommu, PCI_BUS_NUM(rec->rid), rec->rid & 0xff)) {
+		dev_warn(dev, "liveupdate: not preserved: the last live update of a device that shares its requester ID isn't over\n");
+		return -EBUSY;
+	}
 
 	err = intel_handover_alloc(iommu, rec->rid);
 	if (err)

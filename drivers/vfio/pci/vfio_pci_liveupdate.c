@@ -430,7 +430,8 @@ static int vfio_pci_check_translated(struct pci_dev *pdev,
 }
 
 /* Two files that say that they are of one device: only one of them can be. */
-static int vfio_pci_set_ser(struct vfio_pci_core_device *vdev, struct vfio_pci_ser *ser)
+static int vfio_pci_set_ser(struct vfio_pci_core_device *vdev, struct vfio_pci_ser *ser,
+			    struct file *file)
 {
 	/* Another thread may be in vfio_pci_liveupdate_open() */
 	guard(mutex)(&vdev->vdev.dev_set->lock);
@@ -439,6 +440,7 @@ static int vfio_pci_set_ser(struct vfio_pci_core_device *vdev, struct vfio_pci_s
 		return -EBUSY;
 
 	WRITE_ONCE(vdev->liveupdate.ser, ser);
+	vdev->liveupdate.file = file;
 	return 0;
 }
 
@@ -460,7 +462,7 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev, struct vfio_pci_ser *s
 		return PTR_ERR(file);
 
 	/* The file keeps the device bound to vfio-pci. */
-	ret = vfio_pci_set_ser(pci_get_drvdata(pdev), ser);
+	ret = vfio_pci_set_ser(pci_get_drvdata(pdev), ser, file);
 	if (ret)
 		fput(file);
 	else
@@ -482,21 +484,22 @@ static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 		return -ENODEV;
 
 	ret = vfio_pci_retrieve_device(pdev, ser, &args->file);
-	if (ret)
+	/* It is that of another file */
+	if (ret && ret != -EBUSY)
 		pci_liveupdate_abandon(pdev, "its file can't be retrieved");
 	pci_dev_put(pdev);
 	return ret;
 }
 
-/* Undo vfio_pci_liveupdate_probe(), whether the device is open or not. */
-static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev)
+/* Undo vfio_pci_liveupdate_probe(). If the device is enabled, it stays resumed until close. */
+static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev, bool enabled)
 {
 	if (!vdev->liveupdate.idle_d3)
 		return;
 
 	vdev->liveupdate.idle_d3 = false;
 	vdev->disable_idle_d3 = false;
-	if (!vdev->vdev.open_count)
+	if (!enabled)
 		pm_runtime_put(&vdev->pdev->dev);
 }
 
@@ -508,7 +511,8 @@ static void vfio_pci_forget(struct vfio_pci_core_device *vdev)
 	lockdep_assert_held(&vdev->vdev.dev_set->lock);
 
 	WRITE_ONCE(vdev->liveupdate.ser, NULL);
-	vfio_pci_allow_idle_d3(vdev);
+	vdev->liveupdate.file = NULL;
+	vfio_pci_allow_idle_d3(vdev, vdev->vdev.open_count);
 	if (vdev->liveupdate.finished)
 		kho_restore_free(ser);
 	vdev->liveupdate.finished = false;
@@ -519,9 +523,10 @@ static void vfio_pci_take_over(struct vfio_pci_core_device *vdev)
 {
 	bool master = vdev->liveupdate.ser->flags & (VFIO_PCI_SER_MASTER | VFIO_PCI_SER_KEPT);
 
+	/* One that was given up is its next user's */
 	master = master && pci_liveupdate_is_incoming(vdev->pdev);
-	vfio_pci_forget(vdev);
 	pci_liveupdate_finish(vdev->pdev);
+	vfio_pci_forget(vdev);
 	if (!master)
 		return;
 
@@ -569,8 +574,8 @@ static void vfio_pci_give_up(const struct vfio_pci_ser *ser)
 /*
  * Always true: finish waits for nobody. LUO finishes a session's last file first, so memory
  * that was preserved after the device is freed before vfio_pci_finish() is called, but not
- * before each file of the session was asked. If another file says no, the user can retrieve
- * the session once more, but not a device that was given up.
+ * before each file of the session was asked. If another file says no, what was given up stays
+ * given up.
  */
 static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 {
@@ -581,7 +586,7 @@ static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 		vdev = vfio_pci_from_file(args->file);
 		scoped_guard(mutex, &vdev->vdev.dev_set->lock)
 			vfio_pci_pause_unattached(vdev);
-	} else if (ser) {
+	} else if (ser && !args->retrieve_status) {
 		vfio_pci_give_up(ser);
 	}
 
@@ -595,13 +600,13 @@ static bool vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
 
 	/* It may have been detached since vfio_pci_can_finish() */
 	vfio_pci_pause_unattached(vdev);
-	if (!vfio_pci_is_taken_over(vdev) && !pci_liveupdate_defer_finish(vdev->pdev)) {
-		vdev->liveupdate.finished = true;
-		return false;
+	if (vfio_pci_is_taken_over(vdev) || pci_liveupdate_defer_finish(vdev->pdev)) {
+		vfio_pci_take_over(vdev);
+		return true;
 	}
 
-	vfio_pci_take_over(vdev);
-	return true;
+	vdev->liveupdate.finished = true;
+	return false;
 }
 
 static void vfio_pci_finish(struct liveupdate_file_op_args *args)
@@ -713,8 +718,13 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
 	struct pci_saved_state *state;
 
-	if (!pci_liveupdate_is_incoming(vdev->pdev))
-		return ser ? -EIO : 0;
+	if (!pci_liveupdate_is_incoming(vdev->pdev)) {
+		if (ser)
+			return -EIO;
+		/* Nobody has retrieved its file */
+		vfio_pci_allow_idle_d3(vdev, false);
+		return 0;
+	}
 	if (!ser)
 		return -EBUSY;
 
@@ -784,25 +794,26 @@ int vfio_pci_liveupdate_attach_ioas(struct vfio_device *core_vdev, u32 *pt_id)
 }
 
 /**
- * vfio_pci_liveupdate_release_cdev - Give up a device whose file is closed
- * @core_vdev: device that had a cdev file, bound or not
+ * vfio_pci_liveupdate_release_cdev - Give up a device whose retrieved file is closed
+ * @core_vdev: device
+ * @file: cdev file of the device
  *
- * Does nothing if the device isn't incoming. LUO holds a retrieved file until it is finished, so
- * the device waits to be attached then.
+ * LUO holds a retrieved file until it is finished. If its user has taken the device over by
+ * then, this does nothing. Nor does it for another file.
  *
- * Context: the file is unbound. May sleep.
+ * Context: @file is unbound. May sleep.
  */
-void vfio_pci_liveupdate_release_cdev(struct vfio_device *core_vdev)
+void vfio_pci_liveupdate_release_cdev(struct vfio_device *core_vdev, struct file *file)
 {
 	struct vfio_pci_core_device *vdev =
 		container_of(core_vdev, struct vfio_pci_core_device, vdev);
 
 	guard(mutex)(&vdev->vdev.dev_set->lock);
 
-	if (!vdev->liveupdate.finished)
+	if (file != vdev->liveupdate.file)
 		return;
 
-	pci_liveupdate_abandon(vdev->pdev, "closed before its live update was finished");
+	pci_liveupdate_abandon(vdev->pdev, "closed before it was attached");
 	vfio_pci_forget(vdev);
 }
 

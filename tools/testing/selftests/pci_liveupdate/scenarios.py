@@ -219,7 +219,8 @@ SECOND_STAGE = {"unit": ",scalable-mode=on", "append": "intel_iommu=sm_on"}
 FIRST_STAGE = {"unit": ",scalable-mode=on,fsts=on", "append": "intel_iommu=sm_on"}
 NO_CMPXCHG16B = ("-cpu", "qemu64,-cx16")
 MAP_LATE = "--map-late 300"
-HAND_OVER = "--hand-over 300"
+# Services of ports would start a second after the last finish
+HAND_OVER = "--hand-over 1500"
 
 
 def translated(name, **others):
@@ -550,9 +551,10 @@ VFIO = [
          lines={(1, "live update refused: its interrupts are enabled"): 1,
                 (2, "0000:01:01.0: reset done"): 2}),
     # The session is finished before anybody is back
-    vfio("late", igbs(4), 4, adopted=(4, 4, 0),
+    vfio("late", list(switch(*["igb,romfile="] * 5)), 5, adopted=(5, 7, 0),
          lines={(2, "DMA stopped: nobody has retrieved its file"): 1,
-                (2, "DMA stopped: closed before its live update was finished"): 2},
+                (2, "DMA stopped: closed before its live update was finished"): 1,
+                (2, "DMA stopped: closed before it was attached"): 2},
          core="a device whose user comes late, or never"),
     # The VMM dies at each step
     vfio("killed", igbs(4), 4, adopted=(4, 4, 0),

@@ -595,6 +595,28 @@ static void close_bound(struct device *dev, int fd)
 	close(fd);
 }
 
+/* The host wants it back, and its user closes it some time. */
+static void close_removed(struct device *dev, int fd)
+{
+	pid_t pid = check(fork(), "fork", "removal");
+	int status;
+
+	if (!pid) {
+		close(fd);
+		exit(try_attribute(dev, "remove", "1"));
+	}
+	wait_for(LIMIT_MS, !has_cdev(dev), "%s to be removed", dev->bdf);
+	if (!is_master(dev))
+		die("%s is stopped before it is closed", dev->bdf);
+	close(fd);
+	check(waitpid(pid, &status, 0), "wait", "removal");
+	if (status || is_there(dev))
+		die("%s isn't removed: status %#x", dev->bdf, status);
+	write_text("/sys/bus/pci/rescan", "1");
+	bind_driver(dev);
+	check_ordinary(dev);
+}
+
 /* Once it is attached, it can be preserved again. */
 static void take_late(struct device *dev, int fd)
 {
@@ -608,8 +630,8 @@ static void take_late(struct device *dev, int fd)
 
 /*
  * An agent finishes its session at once, without the last device. All others go on for the users
- * that it hands their files to. Of these users the second one is gone before it has bound its
- * device, and the third one before it has attached it.
+ * that it hands their files to. Of these users the second and the fourth one are gone before they
+ * have bound their devices, and the third one before it has attached it.
  */
 static void late_2(void)
 {
@@ -627,6 +649,7 @@ static void late_2(void)
 
 	close(fds[1]);
 	must_be_stopped(&devices[1], "it is closed");
+	close_removed(&devices[3], fds[3]);
 	close_bound(&devices[2], fds[2]);
 	must_be_stopped(&devices[2], "it is closed before it was attached");
 	options.preserve = 1;
