@@ -118,6 +118,9 @@ breakage "bridges stay pinned" $outgoing \
 breakage "a removed device stays in the table" $outgoing \
 	"$(within pci_outgoing_forget 's/kexec_in_progress/true/')" \
 	edu_removed_preserved "kernel 2 has 0 lines with 'liveupdate: adopted 1 devices"
+breakage "what isn't adopted goes on" $incoming \
+	"$(within pci_liveupdate_setup_device 's/pci_liveupdate_quiesce\(dev, why\)/;/')" \
+	table_device "0 lines with '0000:03:00.0: liveupdate: DMA stopped"
 breakage "another card is adopted" $incoming \
 	"$(within pci_incoming_adopt 's/rec->device != dev->device/false/')" \
 	other_card "lines with"

@@ -68,10 +68,10 @@
  * has its finish deferred. At boot nothing else
  * runs, and enumeration doesn't hold pci_rescan_remove_lock.
  *
- * An incoming table that can't be trusted is not used at all. The boot is then
- * *quarantined* until the last file is finished: no device is incoming, and each
- * endpoint that enumeration finds with bus mastering on is quiesced before a driver
- * can bind, as the previous kernel would have done without a live update.
+ * The previous kernel has stopped each device that it hasn't handed over. So until the last
+ * file is finished, each endpoint that enumeration finds with bus mastering on, and that it
+ * can't adopt, is quiesced before anything else looks at it. An incoming table that can't be
+ * trusted is not used at all: such a boot is *quarantined*, no device is adopted.
  */
 
 #define dev_fmt(fmt) "liveupdate: " fmt
@@ -421,7 +421,7 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
  * @bdf:    bus, device and function, as in PCI_DEVID()
  *
  * For .retrieve, and for .can_finish: the device of a file isn't incoming if it is gone,
- * not found yet, given up, or in quarantine. The driver
+ * not found yet, given up, or in quarantine. One that was reset is given up here. The driver
  * must know whether the device still belonged to the file at the kexec.
  *
  * Context: may sleep.
@@ -433,6 +433,8 @@ struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf)
 	struct pci_dev *dev;
 
 	dev = pci_get_domain_bus_and_slot(domain, PCI_BUS_NUM(bdf), bdf & 0xff);
+	if (dev && pci_incoming_was_reset(dev))
+		pci_incoming_leave(dev, "reset before its user was back");
 	if (dev && pci_is_endpoint(dev) && pci_liveupdate_is_incoming(dev))
 		return dev;
 

@@ -226,6 +226,23 @@ static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
 	return has_bars;
 }
 
+/**
+ * pci_incoming_was_reset - Check whether somebody has reset a device since its adoption
+ * @dev: device that may be incoming
+ *
+ * sysfs refuses to, but not each driver of a device beside it, or program that writes to
+ * registers.
+ *
+ * Context: may sleep.
+ * Return: true if @dev is incoming and has lost the addresses in its BARs.
+ */
+bool pci_incoming_was_reset(struct pci_dev *dev)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	return dev->liveupdate.incoming && pci_was_reset(dev, dev->liveupdate.record);
+}
+
 static void pci_incoming_adopt_ari(struct pci_dev *bridge)
 {
 	bool ari = bridge->liveupdate.record->flags & PCI_DEV_SER_ARI;
@@ -253,14 +270,16 @@ static void pci_incoming_adopt_acs(struct pci_dev *dev)
 			 rec->acs_ctrl, ctrl);
 }
 
-static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
+/* Return NULL if @dev is adopted or stopped; otherwise why it may not do any DMA. */
+static const char *pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 {
 	struct pci_dev_ser *rec = pci_incoming_find(in, dev);
 	struct pci_bus *bus = dev->bus;
 	bool bridge;
 
+	/* The previous kernel has stopped all others. In a quarantined boot there is no record */
 	if (!rec)
-		return;
+		return "it may be one of the previous kernel's";
 
 	/* With any other header type pci_setup_device() fails, and nobody frees the record */
 	bridge = rec->flags & PCI_DEV_SER_BRIDGE;
@@ -269,26 +288,26 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 		pci_incoming_found(in, dev);
 		pci_warn(dev, "[%04x:%04x] found instead of the preserved [%04x:%04x], which is lost; restart its user\n",
 			 dev->vendor, dev->device, rec->vendor, rec->device);
-		return;
+		return "it isn't the preserved device";
 	}
 
 	if (bus->self && !pci_liveupdate_is_incoming(bus->self)) {
 		pci_incoming_found(in, dev);
 		pci_liveupdate_quiesce(dev, "the bridge above it isn't the preserved one");
-		return;
+		return NULL;
 	}
 
 	if (pci_was_reset(dev, rec)) {
 		pci_incoming_found(in, dev);
 		pci_warn(dev, "reset or replaced since it was preserved; restart its user\n");
-		return;
+		return "it was reset";
 	}
 
 	dev->liveupdate.record = kmemdup(rec, sizeof(*rec), GFP_KERNEL);
 	if (!dev->liveupdate.record) {
 		pci_incoming_found(in, dev);
 		pci_liveupdate_quiesce(dev, "no memory to adopt it");
-		return;
+		return NULL;
 	}
 
 	if (rec->flags & PCI_DEV_SER_BROKEN_INTX)
@@ -296,6 +315,7 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 	if (bridge)
 		pci_incoming_adopt_ari(dev);
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
+	return NULL;
 }
 
 /**
@@ -305,24 +325,23 @@ static void pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
  *       Visibility of a root port was written yet
  *
  * Marks a device or bridge that the previous kernel preserved, so that the rest
- * of enumeration adopts it. In a quarantined boot, stops the DMA of @dev if it is an
- * endpoint with bus mastering on.
+ * of enumeration adopts it. As long as there is a table, or a quarantine, stops the DMA of
+ * any other endpoint that has bus mastering on: nobody answers for it.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
  */
 void pci_liveupdate_setup_device(struct pci_dev *dev)
 {
 	struct pci_incoming *in;
+	const char *why;
 
 	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
 		return;
 
 	scoped_guard(mutex, &pci_liveupdate_mutex) {
-		if (!in->quarantined)
-			pci_incoming_adopt(in, dev);
-		else if (pci_is_endpoint(dev) &&
-			 (pci_command(dev) & PCI_COMMAND_MASTER))
-			pci_liveupdate_quiesce(dev, "it may be one of the previous kernel's");
+		why = pci_incoming_adopt(in, dev);
+		if (why && pci_is_endpoint(dev) && pci_command(dev) & PCI_COMMAND_MASTER)
+			pci_liveupdate_quiesce(dev, why);
 	}
 
 	liveupdate_flb_put_incoming(&pci_liveupdate_flb);

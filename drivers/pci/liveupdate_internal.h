@@ -82,6 +82,7 @@ void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why);
 void pci_incoming_end(struct pci_dev *dev);
 void pci_incoming_release_path(struct pci_dev *dev);
 void pci_incoming_release_all(void);
+bool pci_incoming_was_reset(struct pci_dev *dev);
 
 /* liveupdate_ports.c */
 void pci_incoming_let_go(struct pci_dev *dev);

@@ -1667,6 +1667,11 @@ static void abandon(struct kunit *test)
 	preserve(test, host, LEFT_0);
 	next_kernel(test, host);
 
+	/* The kernel doesn't know who answers for its DMA, until a driver does */
+	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LEFT_1)) &
+			   PCI_COMMAND_MASTER);
+	pci_set_master(fake_dev(test, host, LEFT_1));
+
 	pci_liveupdate_abandon(fake_dev(test, host, BRIDGE_TOP), "a bridge");
 	pci_liveupdate_abandon(fake_dev(test, host, LEFT_1), "not incoming");
 	KUNIT_EXPECT_TRUE(test, fake_command(fake_function(host, LEFT_1)) &
@@ -1722,6 +1727,71 @@ static void get_incoming(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, pci_liveupdate_get_incoming(FAKE_DOMAIN + 1, LEFT_0));
 	pci_liveupdate_finish(fake_dev(test, host, LEFT_0));
 	KUNIT_EXPECT_NULL(test, pci_liveupdate_get_incoming(FAKE_DOMAIN, LEFT_0));
+}
+
+/* After enumeration, so that only the driver can notice */
+static void get_reset(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct pci_dev *dev;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	next_kernel(test, host);
+	dev = fake_dev(test, host, LEFT_0);
+	pci_write_config_dword(dev, PCI_BASE_ADDRESS_0, 0);
+
+	KUNIT_EXPECT_NULL(test, pci_liveupdate_get_incoming(FAKE_DOMAIN, LEFT_0));
+	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LEFT_0)) &
+			   PCI_COMMAND_MASTER);
+	expect_ordinary(test, host, LEFT_0);
+	expect_ordinary(test, host, BRIDGE_TOP);
+}
+
+/* The last file is finished, but not for the user of one device. */
+static void defer_finish(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct pci_dev *dev, *top;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	preserve(test, host, LEFT_1);
+	preserve(test, host, RIGHT);
+	next_kernel(test, host);
+	dev = fake_dev(test, host, LEFT_0);
+	top = fake_dev(test, host, BRIDGE_TOP);
+
+	KUNIT_EXPECT_EQ(test, 0, pci_liveupdate_defer_finish(dev));
+	KUNIT_EXPECT_EQ(test, -EBUSY, pci_liveupdate_defer_finish(dev));
+	KUNIT_EXPECT_EQ(test, -EINVAL, pci_liveupdate_defer_finish(top));
+	KUNIT_EXPECT_EQ(test, 0,
+			pci_liveupdate_defer_finish(fake_dev(test, host, LEFT_1)));
+	fake_finish();
+	KUNIT_EXPECT_NULL(test, fake_flb()->incoming.obj);
+
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_is_incoming(dev));
+	KUNIT_EXPECT_EQ(test, 2, top->liveupdate.incoming);
+	KUNIT_EXPECT_EQ(test, 2, fake_dev(test, host, BRIDGE_LEFT)->liveupdate.incoming);
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_keep_bus_numbers());
+	expect_ordinary(test, host, RIGHT);
+	expect_ordinary(test, host, BRIDGE_RIGHT);
+	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, RIGHT)) &
+			   PCI_COMMAND_MASTER);
+
+	pci_stop_and_remove_bus_device_locked(fake_dev(test, host, LEFT_1));
+	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LEFT_1)) &
+			   PCI_COMMAND_MASTER);
+	KUNIT_EXPECT_EQ(test, 1, top->liveupdate.incoming);
+
+	pci_liveupdate_finish(dev);
+	KUNIT_EXPECT_TRUE(test, fake_command(fake_function(host, LEFT_0)) &
+			  PCI_COMMAND_MASTER);
+	expect_ordinary(test, host, LEFT_0);
+	expect_ordinary(test, host, BRIDGE_LEFT);
+	expect_ordinary(test, host, BRIDGE_TOP);
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_bus_numbers());
+	KUNIT_EXPECT_EQ(test, -EINVAL, pci_liveupdate_defer_finish(dev));
 }
 
 /* What no driver has finished is stopped when the last file is. */
@@ -3563,6 +3633,8 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(abandon),
 	KUNIT_CASE(disable_incoming),
 	KUNIT_CASE(get_incoming),
+	KUNIT_CASE(get_reset),
+	KUNIT_CASE(defer_finish),
 	KUNIT_CASE(finish_unfinished),
 	KUNIT_CASE(finish_while_found),
 	KUNIT_CASE(two_updates_in_a_row),

@@ -713,8 +713,9 @@ def damaged(name, how, says, error="No such device", quarantined=True, **others)
                     # By these bridges would get other bus numbers
                     next_append="pci=assign-busses,hpbussize=4", updates=2, lines=lines,
                     answers={KEXEC: [handover.damage(how)]},
-                    checks=[checks.bus_numbers] + [checks.quiesced] * quarantined,
-                    **{"on": DEMO, **others})
+                    **{"on": DEMO,
+                       "checks": [checks.bus_numbers] + [checks.quiesced] * quarantined,
+                       **others})
 
 
 STOPPED = "DMA stopped: its file can't be retrieved"
@@ -740,6 +741,10 @@ DAMAGED = [
     damaged("table_record", lambda given: given.put("H", given.first_record() + 6, 0x8000),
             "record of 0000:03:00.0: impossible flags",
             core="an impossible record"),
+    # Nothing else is wrong with it
+    damaged("table_device", lambda given: given.add("H", given.first_record() + 14, 1),
+            r"0000:03:00.0: .* \[1b36:000d\] found instead of the preserved", quarantined=False,
+            checks=[checks.bus_numbers, checks.quiesced], core="a device with another ID"),
     damaged("table_twice", handover.Handover.copy_record,
             "record of 0000:03:00.0: two records for one device"),
     damaged("file_flags", lambda given: given.put("H", given.device + 6, 0x8000),
