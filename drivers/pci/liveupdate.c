@@ -296,6 +296,9 @@ int pci_liveupdate_preserve(struct pci_dev *dev)
 	struct pci_outgoing *out;
 	int err;
 
+	/* Ports start their services now rather than while @dev is preserved */
+	pci_liveupdate_flush_restart();
+
 	err = liveupdate_flb_get_outgoing(&pci_liveupdate_flb, (void **)&out);
 	if (err)
 		return err;
@@ -308,10 +311,6 @@ int pci_liveupdate_preserve(struct pci_dev *dev)
 		/* If @dev is preserved, its record keeps it resumed */
 		pm_runtime_put(&dev->dev);
 	}
-
-	/* pci_restart_bridges() may have tested the bridges before they were preserved */
-	if (!err)
-		pci_liveupdate_flush_restart();
 
 	liveupdate_flb_put_outgoing(&pci_liveupdate_flb);
 	return err;

@@ -80,13 +80,13 @@ static bool pci_restart_bridge(struct pci_dev *dev)
 	if (locked) {
 		if (system_state == SYSTEM_RUNNING &&
 		    device_is_registered(&dev->dev) &&
-		    !pci_liveupdate_is_preserved(dev))
+		    !pci_liveupdate_is_incoming(dev))
 			pci_restart_bridge_locked(dev);
 		device_unlock(&dev->dev);
 	}
 	pm_runtime_put(&dev->dev);
 
-	/* Bind the hotplug driver now: shpc_probe() refuses a preserved bridge */
+	/* Bind the hotplug driver now: shpc_probe() refuses an incoming bridge */
 	if (locked && held && !dev->driver && !pci_is_pcie(dev) &&
 	    device_attach(&dev->dev) < 0)
 		pci_warn(dev, "no driver could be bound after the live update; bind one by hand\n");
@@ -123,18 +123,15 @@ void pci_liveupdate_queue_restart(void)
 }
 
 /**
- * pci_liveupdate_flush_restart - Wait until no bridge is being restarted
+ * pci_liveupdate_flush_restart - Restart ordinary bridges at once
  *
- * The worker tests pci_liveupdate_is_preserved() without pci_liveupdate_mutex, and then
- * starts services. If the worker has tested a bridge before the bridge was preserved, that
- * run of the worker has ended when this function returns. A later test finds the bridge
- * preserved, and the worker leaves the bridge alone.
+ * Doesn't restart a bridge that somebody has locked: the worker tries again.
  *
  * Context: called by pci_liveupdate_preserve(). May sleep.
  */
 void pci_liveupdate_flush_restart(void)
 {
-	flush_work(&pci_restart_work.work);
+	flush_delayed_work(&pci_restart_work);
 }
 
 /**
@@ -142,14 +139,15 @@ void pci_liveupdate_flush_restart(void)
  * @port: port that portdrv is being bound to
  *
  * If they must, the worker calls pcie_portdrv_start_services() soon after the last
- * preserved device below @port has become ordinary.
+ * incoming device below @port has become ordinary. Above outgoing devices services run, as
+ * they did when these were preserved.
  *
  * Context: the lock of @port is held.
  * Return: true if the services must not be started now.
  */
 bool pci_liveupdate_defer_services(struct pci_dev *port)
 {
-	bool defer = pci_liveupdate_is_preserved(port);
+	bool defer = pci_liveupdate_is_incoming(port);
 
 	WRITE_ONCE(port->liveupdate.services_deferred, defer);
 	return defer;

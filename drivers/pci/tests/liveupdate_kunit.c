@@ -3414,6 +3414,23 @@ static void restart_when_locked(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, delayed_work_pending(&pci_restart_work));
 }
 
+/* The next live update begins at once: services don't wait until that is over. */
+static void preserve_at_once(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	next_kernel(test, host);
+	pci_liveupdate_finish(fake_dev(test, host, LEFT_0));
+	fake_finish();
+	KUNIT_EXPECT_TRUE(test, delayed_work_pending(&pci_restart_work));
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	KUNIT_EXPECT_FALSE(test, delayed_work_pending(&pci_restart_work));
+}
+
 /* debugfs */
 
 /* As seq_read() does it, one page at most. */
@@ -3658,6 +3675,7 @@ static struct kunit_case liveupdate_cases[] = {
 #endif
 	KUNIT_CASE(remove_incoming_bridge),
 	KUNIT_CASE(restart_when_locked),
+	KUNIT_CASE(preserve_at_once),
 	KUNIT_CASE(show_tables),
 #ifdef CONFIG_TRACEPOINTS
 	KUNIT_CASE(trace_life),

@@ -898,8 +898,18 @@ static void load_next_kernel(void)
 	load_kernel(options.kernel, options.initrd, append);
 }
 
+/* The services of ports start with the first device that is preserved after a live update. */
+static void start_services(void)
+{
+	sessions[0] = create_session("services");
+	preserve_nics();
+	close(sessions[0]);
+}
+
 static void preserve_all(void)
 {
+	if (options.stage > 1 && options.sessions == 1)
+		start_services();
 	mark();
 	create_sessions();
 	if (options.sessions)
