@@ -178,6 +178,12 @@ breakage "page tables go at the last finish" $core \
 breakage "ports above a device don't wait for it" $incoming \
 	"$(within pci_incoming_release_all 's/pci_incoming_get_bridges\(dev\);/;/')" \
 	handed_over "pcie-root-port: "
+breakage "a kexec waits for a removal" $outgoing \
+	"$(within pci_cannot_leave 's/pci_is_locked\(dev\)/false/')" \
+	pending "."
+breakage "a device is lost with the next live update" $outgoing \
+	"$(within pci_cannot_leave 's/dev->liveupdate.incoming/false/')" \
+	left "live update refused: its last"
 breakage "DMA goes on without anybody's memory" $vfio \
 	"$(within vfio_pci_pause_unattached 's/pci_clear_master\(pdev\);//')" \
 	handed_over_unprotected "didn't pause"

@@ -12,6 +12,7 @@
 #include <kunit/visibility.h>
 #include <linux/bitfield.h>
 #include <linux/cleanup.h>
+#include <linux/delay.h>
 #include <linux/device.h>
 #include <linux/err.h>
 #include <linux/kexec.h>
@@ -409,6 +410,91 @@ void pci_outgoing_drop_all(void)
 		pci_outgoing_drop(dev);
 	}
 }
+
+/* Freeze */
+
+/* For the lock of a device: who holds it for longer waits for somebody else */
+#define PCI_LOCK_TRIES		20
+#define PCI_LOCK_WAIT_MS	5
+
+static bool pci_is_locked(struct pci_dev *dev)
+{
+	for (int i = 0; i < PCI_LOCK_TRIES; i++) {
+		if (device_trylock(&dev->dev)) {
+			device_unlock(&dev->dev);
+			return false;
+		}
+		msleep(PCI_LOCK_WAIT_MS);
+	}
+
+	return true;
+}
+
+/* Return why no kexec may begin, for @dev's sake; NULL if one may. */
+static const char *pci_cannot_leave(struct pci_dev *dev)
+{
+	/*
+	 * A removal holds the lock of the device until its user has let go, and may hold
+	 * pci_rescan_remove_lock. device_shutdown() would wait for the lock, and nobody
+	 * could do anything any more.
+	 */
+	if (pci_is_locked(dev))
+		return "it is being reset, removed or unbound; try again, or stop its user";
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	if (pci_is_endpoint(dev) && dev->liveupdate.incoming && !dev->liveupdate.outgoing)
+		return "its last live update isn't over; let its user finish it, or remove it";
+
+	return NULL;
+}
+
+/* All devices are checked for the file of that one. */
+static bool pci_is_first_outgoing(struct pci_dev *dev)
+{
+	struct pci_dev *pos;
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	list_for_each_entry(pos, &pci_outgoing.devices, liveupdate.node) {
+		if (pci_is_endpoint(pos))
+			return pos == dev;
+	}
+
+	return false;
+}
+
+/**
+ * pci_liveupdate_freeze - Check that all PCI devices can do with a kexec
+ * @dev: device whose file is being frozen
+ *
+ * Looks at all devices when @dev is the one that was preserved first, and does nothing for
+ * others. Refuses a kexec that couldn't come to its end, as some device is being removed, and
+ * one that would lose a device which waits for its user since the last live update.
+ *
+ * Context: called from .freeze of a file handler, with no device lock held. May sleep.
+ * Return: 0; -EBUSY after a warning that says which device is in the way, and why.
+ */
+int pci_liveupdate_freeze(struct pci_dev *dev)
+{
+	struct pci_dev *pos = NULL;
+	const char *why;
+
+	if (!pci_is_first_outgoing(dev))
+		return 0;
+
+	for_each_pci_dev(pos) {
+		why = pci_cannot_leave(pos);
+		if (why) {
+			pci_warn(pos, "live update refused: %s\n", why);
+			pci_dev_put(pos);
+			return -EBUSY;
+		}
+	}
+
+	return 0;
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_freeze);
 
 /* Shutdown */
 

@@ -71,6 +71,7 @@ void pci_liveupdate_unregister_flb(struct liveupdate_file_handler *fh);
 
 int pci_liveupdate_preserve(struct pci_dev *dev);
 void pci_liveupdate_unpreserve(struct pci_dev *dev);
+int pci_liveupdate_freeze(struct pci_dev *dev);
 void pci_liveupdate_finish(struct pci_dev *dev);
 void pci_liveupdate_abandon(struct pci_dev *dev, const char *why);
 int pci_liveupdate_defer_finish(struct pci_dev *dev);
@@ -99,6 +100,11 @@ static inline int pci_liveupdate_preserve(struct pci_dev *dev)
 
 static inline void pci_liveupdate_unpreserve(struct pci_dev *dev)
 {
+}
+
+static inline int pci_liveupdate_freeze(struct pci_dev *dev)
+{
+	return 0;
 }
 
 static inline void pci_liveupdate_finish(struct pci_dev *dev)

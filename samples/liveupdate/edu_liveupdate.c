@@ -25,7 +25,8 @@
  *   The kexec has begun. The device must raise no interrupt from here on, as
  *   nobody will handle it, and the file gives no access any more, so that nothing
  *   changes behind the next kernel's back. .freeze also writes down what has
- *   changed since .preserve. If the kexec fails after all, .unfreeze undoes
+ *   changed since .preserve. pci_liveupdate_freeze() comes first: it refuses a kexec
+ *   that some other device is in the way of. If the kexec fails after all, .unfreeze undoes
  *   .freeze. The driver's .shutdown, if it has one, isn't called.
  *
  * probe
@@ -546,6 +547,11 @@ static int edu_freeze(struct liveupdate_file_op_args *args)
 {
 	struct edu_ser *ser = phys_to_virt(args->serialized_data);
 	struct edu *edu = args->file->private_data;
+	int ret;
+
+	ret = pci_liveupdate_freeze(edu->pdev);
+	if (ret)
+		return ret;
 
 	guard(mutex)(&edu->lock);
 

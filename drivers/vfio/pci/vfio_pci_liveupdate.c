@@ -23,8 +23,8 @@
  * freeze
  *   Part of the kexec. Freeze, and with it the kexec, fails if an interrupt is
  *   enabled or the device isn't in D0, as neither can be carried over; or if memory
- *   that the device can reach isn't preserved any more. Freeze also fails if the
- *   device is being removed, as the removal waits until the file is closed. From
+ *   that the device can reach isn't preserved any more. Freeze also fails if some
+ *   PCI device is being removed, as the removal may wait until a file is closed. From
  *   here on the file gives no access (-EBUSY, or SIGBUS on a mapping), so that
  *   nothing changes behind the next kernel's back. The device can still be
  *   detached: that touches the IOMMU, not the device. If the kexec fails for
@@ -255,28 +255,12 @@ static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
 	return false;
 }
 
-/*
- * A removal holds the device lock until the file is closed. Shutdown would wait for
- * the device lock, and the kexec would never come. A removal that begins between this
- * test and shutdown isn't noticed.
- */
-static bool vfio_pci_is_locked(struct vfio_pci_core_device *vdev)
-{
-	if (!device_trylock(&vdev->pdev->dev))
-		return true;
-
-	device_unlock(&vdev->pdev->dev);
-	return false;
-}
-
 /* Return why the device can't be frozen; NULL if it can be. */
 static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 {
 	lockdep_assert_held(&vdev->igate);
 	lockdep_assert_held(&vdev->memory_lock);
 
-	if (vfio_pci_is_locked(vdev))
-		return "it is being reset or removed; try again, or close its session and its file";
 	if (vdev->irq_type != VFIO_PCI_NUM_IRQS)
 		return "its interrupts are enabled; disable them with VFIO_DEVICE_SET_IRQS";
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
@@ -326,8 +310,8 @@ static void vfio_pci_resume_dma(struct vfio_pci_core_device *vdev,
 }
 
 /*
- * Doesn't wait for the device lock: whoever holds it may wait until the file is closed,
- * and LUO keeps the file open.
+ * Doesn't wait for the device lock: whoever holds it may wait until the file is closed, and
+ * LUO keeps the file open.
  */
 static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 {
@@ -336,6 +320,10 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 	bool kept = false;
 	const char *why;
 	int ret;
+
+	ret = pci_liveupdate_freeze(vdev->pdev);
+	if (ret)
+		return ret;
 
 	/* Attaching takes it, too: what is checked here is what goes into the kexec */
 	guard(rwsem_write)(&vdev->liveupdate.lock);

@@ -567,14 +567,24 @@ VFIO = [
              adopted=(2, 0, 0), leaks=False, checks=checks.FULL, on=DEMO),
     # While it is preserved, by a host that asks for it
     vfio("pulled", igbs(2), 2, leaks=False, answers={(1, "VMM: unplug"): ["device_del last"]},
-         adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
+         adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset, removed"): 1},
          core="a device is pulled while it is preserved"),
+    # A neighbour is, and its user keeps it: the kexec would never come to its end
+    vfio("pending", igbs(2), adopted=(1, 1, 0), on=DEMO,
+         lines={(1, "02:00.0: liveupdate: live update refused: it is being reset, removed"): 1},
+         core="the removal of a neighbour is pending at the kexec"),
+    # The next live update begins, and one user has yet to come
+    vfio("left", igbs(2), 2, updates=2, on=DEMO,
+         lines={(2, "02:00.0: liveupdate: live update refused: its last live update"): 1,
+                (2, "02:00.0: liveupdate: DMA stopped: removed before its live update"): 1,
+                (3, "liveupdate: adopted 1 devices and 1 bridges, 0 missing"): 1},
+         core="the next live update begins before the user of a device has come"),
     # While it is preserved, without a word; the second time the kernel notices, and a kexec
     # that waited for its removal would never come to an end
     vfio("vanished", igbs(2), 2, answers={(1, "VMM: pull"): EJECT}, adopted=(1, 2, 1), on=DEMO,
          core="a device is pulled without a word, before and after preserve"),
     vfio("surprise", igbs(2), 2, qemu=NATIVE_HOTPLUG, on=DEMO, test="pulled",
-         adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset or removed"): 1},
+         adopted=(1, 1, 0), lines={(1, "live update refused: it is being reset, removed"): 1},
          answers={(1, "VMM: unplug"): at_once(*set_slot(5, POWER_OFF), *set_slot(5, POWER_ON))}),
     # Between the kernels, or while it waits
     vfio("gone", igbs(3), 3, adopted=(2, 3, 1),

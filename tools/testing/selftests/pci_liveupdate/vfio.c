@@ -830,13 +830,93 @@ static void pulled_1(void)
 	say("unplug");
 	if (!wait_for_event(fd))
 		die("nobody has asked for %s", last->bdf);
-	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "during removal");
+	expect(reboot(RB_KEXEC) ? errno : 0, EBUSY, "kexec", "during removal");
 	close(session);
 	close_device(last);
 	wait_for(LIMIT_MS, !is_there(last), "%s to go", last->bdf);
 	options.preserve--;
 	preserve_all();
 	say("pulled");
+	start_kernel();
+}
+
+/*
+ * A neighbour that isn't preserved is being removed, and its user keeps it. That must not be the
+ * end of the host.
+ */
+static void pending_1(void)
+{
+	struct device *other = &devices[options.preserve];
+	int fd, status, start[2];
+	pid_t pid;
+	char go;
+
+	/* Before there are mappings of the device, which the process would inherit */
+	check(pipe(start), "pipe", "removal");
+	pid = check(fork(), "fork", "removal");
+	if (!pid)
+		exit(read(start[0], &go, 1) == 1 ? try_attribute(other, "remove", "1") : 1);
+
+	open_all();
+	fd = watch_irq(other, VFIO_PCI_REQ_IRQ_INDEX);
+	preserve_all();
+	check(write(start[1], "", 1), "start", "removal");
+	if (!wait_for_event(fd))
+		die("nobody has asked for %s", other->bdf);
+	expect(reboot(RB_KEXEC) ? errno : 0, EBUSY, "kexec", "during removal");
+	for_each_preserved(dev)
+		check_dma(dev, "unfrozen");
+	close_device(other);
+	check(waitpid(pid, &status, 0), "wait", "removal");
+	if (status || is_there(other))
+		die("%s isn't removed: status %#x", other->bdf, status);
+	for_each_preserved(dev)
+		check_dma(dev, "left alone");
+	start_kernel();
+}
+
+static void take_back_2(void)
+{
+	int session = retrieve_session("vmm");
+
+	retrieve_memory(session);
+	create_iommu();
+	for_each_preserved(dev)
+		retrieve_device(session, dev);
+	finish(session);
+}
+
+static void pending_2(void)
+{
+	take_back_2();
+	for_each_preserved(dev)
+		close_device(dev);
+}
+
+/* Nobody has come for the last one yet, and the next live update begins. */
+static void left_1(void)
+{
+	open_all();
+	options.preserve--;
+	preserve_all();
+	preserve(create_session("other"), &devices[options.preserve]);
+	start_kernel();
+}
+
+static void left_2(void)
+{
+	struct device *left = &devices[--options.preserve];
+
+	take_back_2();
+	if (!options.again) {
+		bind_driver(left);
+		return;
+	}
+	load_kernel("/kernel", "/initrd.img", options.append);
+	preserve_all();
+	expect(reboot(RB_KEXEC) ? errno : 0, EBUSY, "kexec", "without its user");
+	check_dma(&devices[0], "unfrozen");
+	expect(try_attribute(left, "remove", "1"), 0, "remove", left->bdf);
 	start_kernel();
 }
 
@@ -1256,6 +1336,8 @@ static const struct test {
 	{ "killed", { killed_1, killed_2 } },
 	{ "several", { several_1, several_2 } },
 	{ "pulled", { pulled_1, pulled_2 } },
+	{ "pending", { pending_1, pending_2 } },
+	{ "left", { left_1, left_2 } },
 	{ "vanished", { vanished_1, missing_2 } },
 	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
