@@ -39,6 +39,8 @@
 /* For what may take long on a kernel with all checks */
 #define LIMIT_MS	120000
 #define CONFIG_SIZE	256
+/* Of 80 bytes each, behind a header of 16 bytes: see linux/kho/abi/luo.h and block.h */
+#define SESSIONS_OF_PAGE ((4096 - 16) / 80)
 
 /* Registers of an e1000: reading ICR clears it, writing ICS sets bits of it */
 #define E1000_ICR		0x00c0
@@ -676,6 +678,18 @@ static void killed(void (*work)(void))
 static const char * const own_sessions[] = { "used", "unused" };
 static int agent_session;
 
+/* Whatever LUO does to make room for a session that it then refuses, it must be able to read. */
+static void fill_page(void)
+{
+	char name[16];
+
+	for (int i = 0; i < SESSIONS_OF_PAGE - 1 - ARRAY_SIZE(own_sessions); i++) {
+		snprintf(name, sizeof(name), "fill %d", i);
+		create_session(name);
+	}
+	expect(-luo_create_session(luo, name), EEXIST, "create session", name);
+}
+
 static void killed_1(void)
 {
 	killed(open_all);
@@ -685,6 +699,7 @@ static void killed_1(void)
 	preserve_all();
 	for (int i = 0; i < ARRAY_SIZE(own_sessions); i++)
 		preserve(create_session(own_sessions[i]), &devices[options.preserve + i]);
+	fill_page();
 	start_kernel();
 }
 
