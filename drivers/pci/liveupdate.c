@@ -55,7 +55,8 @@
  *                       out of memory or too late
  * incoming to ordinary  pci_liveupdate_finish()         &luo_session.mutex, the device
  *                                                       lock, or a driver's
- * incoming to ordinary  pci_liveupdate_abandon()        &luo_session.mutex, or none
+ * incoming to ordinary  pci_liveupdate_abandon(),       &luo_session.mutex, or a
+ *                       pci_liveupdate_get_incoming()   driver's locks
  * incoming to ordinary  pci_liveupdate_remove_device()  pci_rescan_remove_lock
  * incoming to ordinary  the last file is finished       LUO's lock of the FLB
  * ====================  ==============================  =========================
@@ -74,6 +75,7 @@
  * trusted is not used at all: such a boot is *quarantined*, no device is adopted.
  */
 
+#define pr_fmt(fmt) "PCI: liveupdate: " fmt
 #define dev_fmt(fmt) "liveupdate: " fmt
 
 #include <linux/bitfield.h>
@@ -88,8 +90,11 @@
 #include <linux/minmax.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/notifier.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
+#include <linux/printk.h>
+#include <linux/suspend.h>
 #include <linux/xarray.h>
 
 #include "liveupdate.h"
@@ -117,7 +122,10 @@
  */
 DEFINE_MUTEX(pci_liveupdate_mutex);
 
-/* Devices that are incoming although their files are finished; may be read without the lock */
+/*
+ * Devices that are incoming although their files are finished. Written under
+ * pci_liveupdate_mutex, may be read without it.
+ */
 static unsigned int pci_nr_deferred;
 
 /* The life of the tables */
@@ -218,7 +226,7 @@ static void pci_incoming_leave(struct pci_dev *dev, const char *why)
 			pci_liveupdate_quiesce(dev, why);
 		deferred = dev->liveupdate.finish_deferred;
 		dev->liveupdate.finish_deferred = false;
-		pci_nr_deferred -= deferred;
+		WRITE_ONCE(pci_nr_deferred, pci_nr_deferred - deferred);
 		pci_incoming_release_path(dev);
 	}
 
@@ -237,7 +245,7 @@ static int pci_incoming_defer(struct pci_dev *dev)
 		return -EBUSY;
 
 	dev->liveupdate.finish_deferred = true;
-	pci_nr_deferred++;
+	WRITE_ONCE(pci_nr_deferred, pci_nr_deferred + 1);
 	return 0;
 }
 
@@ -296,7 +304,7 @@ int pci_liveupdate_preserve(struct pci_dev *dev)
 	struct pci_outgoing *out;
 	int err;
 
-	/* Ports start their services now rather than while @dev is preserved */
+	/* Ports start their services now, if they can, rather than while @dev is preserved */
 	pci_liveupdate_flush_restart();
 
 	err = liveupdate_flb_get_outgoing(&pci_liveupdate_flb, (void **)&out);
@@ -423,7 +431,7 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
  * not found yet, given up, or in quarantine. One that was reset is given up here. The driver
  * must know whether the device still belonged to the file at the kexec.
  *
- * Context: may sleep.
+ * Context: as for pci_liveupdate_abandon(). May sleep.
  * Return: the device, which the caller releases with pci_dev_put(); NULL if no device
  * is found, or if the device isn't incoming.
  */
@@ -491,25 +499,30 @@ bool pci_liveupdate_keep_master(struct pci_dev *dev)
 	return pci_liveupdate_is_preserved(dev);
 }
 
-/**
- * pci_liveupdate_keep_bus_numbers - Check whether bridges must keep their bus numbers
- *
- * Context: enumeration. May sleep.
- * Return: true as long as there is an outgoing or an incoming table, a quarantine, or a
- * device whose finish is deferred: no bridge that has bus numbers may be given others.
- */
-bool pci_liveupdate_keep_bus_numbers(void)
+/* There is an outgoing or an incoming table, a quarantine, or a device whose finish is deferred. */
+static bool pci_liveupdate_under_way(void)
 {
 	struct pci_incoming *in;
 
 	if (READ_ONCE(pci_outgoing.ser) || READ_ONCE(pci_nr_deferred))
 		return true;
-
 	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
 		return false;
 
 	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
 	return true;
+}
+
+/**
+ * pci_liveupdate_keep_bus_numbers - Check whether bridges must keep their bus numbers
+ *
+ * Context: enumeration. May sleep.
+ * Return: true while a live update is under way: no bridge that has bus numbers may be given
+ * others.
+ */
+bool pci_liveupdate_keep_bus_numbers(void)
+{
+	return pci_liveupdate_under_way();
 }
 
 static bool pci_bus_numbers_lost(struct pci_dev *bridge, u32 buses, int *max)
@@ -598,6 +611,30 @@ void pci_liveupdate_remove_device(struct pci_dev *dev)
 		pci_incoming_end(dev);
 	pci_outgoing_forget(dev, "removed");
 }
+
+/* Suspend and hibernation */
+
+/* Both would stop the devices, and write to their registers when the system is resumed. */
+static int pci_liveupdate_pm_notify(struct notifier_block *nb, unsigned long action, void *data)
+{
+	if (action != PM_SUSPEND_PREPARE && action != PM_HIBERNATION_PREPARE)
+		return NOTIFY_DONE;
+	if (!pci_liveupdate_under_way())
+		return NOTIFY_DONE;
+
+	pr_warn("suspend refused: a live update is under way; finish it, or close its sessions\n");
+	return notifier_from_errno(-EBUSY);
+}
+
+static struct notifier_block pci_liveupdate_pm_nb = {
+	.notifier_call = pci_liveupdate_pm_notify,
+};
+
+static int __init pci_liveupdate_pm_init(void)
+{
+	return register_pm_notifier(&pci_liveupdate_pm_nb);
+}
+device_initcall(pci_liveupdate_pm_init);
 
 #ifdef CONFIG_PCI_LIVEUPDATE_KUNIT_TEST
 #include "tests/liveupdate_kunit.c"

@@ -318,6 +318,15 @@ static const char *pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *d
 	return NULL;
 }
 
+/* Bus Master Enable of host and ISA bridges may be hard-wired, or somebody else's. */
+static bool pci_may_do_dma(struct pci_dev *dev)
+{
+	u32 class = dev->class >> 8;
+
+	return pci_is_endpoint(dev) && class != PCI_CLASS_BRIDGE_HOST &&
+	       class != PCI_CLASS_BRIDGE_ISA && pci_command(dev) & PCI_COMMAND_MASTER;
+}
+
 /**
  * pci_liveupdate_setup_device - Check whether a new device is incoming, and mark it
  * @dev: the device that pci_setup_device() is setting up; its vendor ID, device ID and
@@ -340,7 +349,7 @@ void pci_liveupdate_setup_device(struct pci_dev *dev)
 
 	scoped_guard(mutex, &pci_liveupdate_mutex) {
 		why = pci_incoming_adopt(in, dev);
-		if (why && pci_is_endpoint(dev) && pci_command(dev) & PCI_COMMAND_MASTER)
+		if (why && pci_may_do_dma(dev))
 			pci_liveupdate_quiesce(dev, why);
 	}
 

@@ -56,7 +56,9 @@ static void pci_record_bars(struct pci_dev *dev, struct pci_dev_ser *rec)
 	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
 		struct resource *res = &dev->resource[i];
 
-		rec->bar_order[i] = res->flags ? ilog2(resource_size(res)) : 0;
+		/* Enhanced Allocation has no BAR for it (PCIe r7.0, sec 7.8.5) */
+		rec->bar_order[i] = res->flags && !(res->flags & IORESOURCE_PCI_EA_BEI) ?
+					    ilog2(resource_size(res)) : 0;
 	}
 }
 
@@ -174,8 +176,6 @@ static void pci_outgoing_drop(struct pci_dev *dev)
 	trace_pci_liveupdate_unpreserve(dev);
 	pci_dbg(dev, "not preserved any more\n");
 	pm_runtime_put(&dev->dev);
-	if (!pci_is_endpoint(dev))
-		pci_liveupdate_queue_restart();
 	pci_dev_put(dev);
 }
 
@@ -413,9 +413,9 @@ void pci_outgoing_drop_all(void)
 
 /* Freeze */
 
-/* For the lock of a device: who holds it for longer waits for somebody else */
-#define PCI_LOCK_TRIES		20
-#define PCI_LOCK_WAIT_MS	5
+/* How long to wait for the lock of a device: a reset may take a second */
+#define PCI_LOCK_TRIES		200
+#define PCI_LOCK_WAIT_MS	10
 
 static bool pci_is_locked(struct pci_dev *dev)
 {
@@ -449,50 +449,31 @@ static const char *pci_cannot_leave(struct pci_dev *dev)
 	return NULL;
 }
 
-/* All devices are checked for the file of that one. */
-static bool pci_is_first_outgoing(struct pci_dev *dev)
-{
-	struct pci_dev *pos;
-
-	guard(mutex)(&pci_liveupdate_mutex);
-
-	list_for_each_entry(pos, &pci_outgoing.devices, liveupdate.node) {
-		if (pci_is_endpoint(pos))
-			return pos == dev;
-	}
-
-	return false;
-}
-
 /**
  * pci_liveupdate_freeze - Check that all PCI devices can do with a kexec
- * @dev: device whose file is being frozen
  *
- * Looks at all devices when @dev is the one that was preserved first, and does nothing for
- * others. Refuses a kexec that couldn't come to its end, as some device is being removed, and
- * one that would lose a device which waits for its user since the last live update.
+ * Refuses a kexec that couldn't come to its end, as some device is being removed, and one that
+ * would lose a device which waits for its user since the last live update.
  *
- * Context: called from .freeze of a file handler, with no device lock held. May sleep.
- * Return: 0; -EBUSY after a warning that says which device is in the way, and why.
+ * Context: called first thing from .freeze of a file handler, with no device lock held. Each
+ * handler does so, as others may not. May sleep.
+ * Return: 0; -EBUSY after a warning for each device that is in the way, which says why.
  */
-int pci_liveupdate_freeze(struct pci_dev *dev)
+int pci_liveupdate_freeze(void)
 {
-	struct pci_dev *pos = NULL;
+	struct pci_dev *dev = NULL;
 	const char *why;
+	int err = 0;
 
-	if (!pci_is_first_outgoing(dev))
-		return 0;
-
-	for_each_pci_dev(pos) {
-		why = pci_cannot_leave(pos);
-		if (why) {
-			pci_warn(pos, "live update refused: %s\n", why);
-			pci_dev_put(pos);
-			return -EBUSY;
-		}
+	for_each_pci_dev(dev) {
+		why = pci_cannot_leave(dev);
+		if (!why)
+			continue;
+		pci_warn(dev, "live update refused: %s\n", why);
+		err = -EBUSY;
 	}
 
-	return 0;
+	return err;
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_freeze);
 

@@ -154,14 +154,14 @@ bool pci_liveupdate_defer_services(struct pci_dev *port)
 }
 
 /**
- * pci_liveupdate_starts_services - Check whether the worker starts a port's services
+ * pci_liveupdate_starts_services - Check whether a port is in use before it has services
  * @port: port that portdrv is bound to
  *
  * Context: the lock of @port is held.
- * Return: true if the worker starts them: devices below @port already rely on its bus
- * mastering.
+ * Return: true if the worker starts the port's services, or if a device below @port is
+ * preserved: such devices rely on its bus mastering.
  */
 bool pci_liveupdate_starts_services(struct pci_dev *port)
 {
-	return port->liveupdate.starting;
+	return port->liveupdate.starting || pci_liveupdate_is_preserved(port);
 }

@@ -71,7 +71,7 @@ void pci_liveupdate_unregister_flb(struct liveupdate_file_handler *fh);
 
 int pci_liveupdate_preserve(struct pci_dev *dev);
 void pci_liveupdate_unpreserve(struct pci_dev *dev);
-int pci_liveupdate_freeze(struct pci_dev *dev);
+int pci_liveupdate_freeze(void);
 void pci_liveupdate_finish(struct pci_dev *dev);
 void pci_liveupdate_abandon(struct pci_dev *dev, const char *why);
 int pci_liveupdate_defer_finish(struct pci_dev *dev);
@@ -102,7 +102,7 @@ static inline void pci_liveupdate_unpreserve(struct pci_dev *dev)
 {
 }
 
-static inline int pci_liveupdate_freeze(struct pci_dev *dev)
+static inline int pci_liveupdate_freeze(void)
 {
 	return 0;
 }
@@ -117,7 +117,7 @@ static inline void pci_liveupdate_abandon(struct pci_dev *dev, const char *why)
 
 static inline int pci_liveupdate_defer_finish(struct pci_dev *dev)
 {
-	return -ENODEV;
+	return -EINVAL;
 }
 
 static inline bool pci_liveupdate_is_incoming(struct pci_dev *dev)

@@ -549,7 +549,7 @@ static int edu_freeze(struct liveupdate_file_op_args *args)
 	struct edu *edu = args->file->private_data;
 	int ret;
 
-	ret = pci_liveupdate_freeze(edu->pdev);
+	ret = pci_liveupdate_freeze();
 	if (ret)
 		return ret;
 
@@ -673,16 +673,25 @@ static int edu_retrieve(struct liveupdate_file_op_args *args)
 	return edu_retrieve_device(pci_get_drvdata(pdev), ser, &args->file);
 }
 
-/* With the device lock held, as edu_retrieve(); if .retrieve has failed, that was all. */
+/* With both locks held, so that the device isn't set up for another user meanwhile. */
 static bool edu_can_finish(struct liveupdate_file_op_args *args)
 {
 	const struct edu_ser *ser = phys_to_virt(args->serialized_data);
 	struct pci_dev *pdev __free(pci_dev_put) = edu_ser_get_device(ser);
 
-	if (args->retrieve_status || !pdev)
+	struct edu *edu;
+
+	if (args->retrieve_status > 0 || !pdev)
 		return true;
 
 	guard(device)(&pdev->dev);
+	if (pdev->dev.driver != &edu_driver.driver) {
+		pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
+		return true;
+	}
+
+	edu = pci_get_drvdata(pdev);
+	guard(mutex)(&edu->lock);
 	pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
 	return true;
 }

@@ -1817,6 +1817,27 @@ static void finish_unfinished(struct kunit *test)
 	expect_ordinary(test, host, BRIDGE_TOP);
 }
 
+/* From preserve in one kernel to finish in the next */
+static void refuse_suspend(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct notifier_block *nb = &pci_liveupdate_pm_nb;
+	const int busy = notifier_from_errno(-EBUSY);
+
+	KUNIT_EXPECT_EQ(test, NOTIFY_DONE, nb->notifier_call(nb, PM_SUSPEND_PREPARE, NULL));
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	KUNIT_EXPECT_EQ(test, busy, nb->notifier_call(nb, PM_SUSPEND_PREPARE, NULL));
+	KUNIT_EXPECT_EQ(test, busy, nb->notifier_call(nb, PM_HIBERNATION_PREPARE, NULL));
+
+	next_kernel(test, host);
+	KUNIT_EXPECT_EQ(test, busy, nb->notifier_call(nb, PM_SUSPEND_PREPARE, NULL));
+	KUNIT_EXPECT_EQ(test, NOTIFY_DONE, nb->notifier_call(nb, PM_POST_SUSPEND, NULL));
+	pci_liveupdate_finish(fake_dev(test, host, LEFT_0));
+	fake_finish();
+	KUNIT_EXPECT_EQ(test, NOTIFY_DONE, nb->notifier_call(nb, PM_SUSPEND_PREPARE, NULL));
+}
+
 /* The last file is finished between set-up and registration of a device. */
 static void finish_while_found(struct kunit *test)
 {
@@ -3654,6 +3675,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(defer_finish),
 	KUNIT_CASE(finish_unfinished),
 	KUNIT_CASE(finish_while_found),
+	KUNIT_CASE(refuse_suspend),
 	KUNIT_CASE(two_updates_in_a_row),
 	KUNIT_CASE(remove_both),
 	KUNIT_CASE(quarantine),

@@ -321,7 +321,7 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 	const char *why;
 	int ret;
 
-	ret = pci_liveupdate_freeze(vdev->pdev);
+	ret = pci_liveupdate_freeze();
 	if (ret)
 		return ret;
 
@@ -547,7 +547,8 @@ static void vfio_pci_pause_unattached(struct vfio_pci_core_device *vdev)
 	ser->flags |= VFIO_PCI_SER_MASTER;
 	pci_warn(pdev, "DMA paused: its live update is finished, and it isn't attached yet\n");
 	pci_clear_master(pdev);
-	pci_wait_for_pending_transaction(pdev);
+	if (!pci_wait_for_pending_transaction(pdev))
+		pci_warn(pdev, "liveupdate: requests are still pending; reset it\n");
 }
 
 static void vfio_pci_give_up(const struct vfio_pci_ser *ser)
@@ -574,7 +575,7 @@ static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 		vdev = vfio_pci_from_file(args->file);
 		scoped_guard(mutex, &vdev->vdev.dev_set->lock)
 			vfio_pci_pause_unattached(vdev);
-	} else if (ser && !args->retrieve_status) {
+	} else if (ser && args->retrieve_status != -EBUSY) {
 		vfio_pci_give_up(ser);
 	}
 
@@ -588,8 +589,13 @@ static bool vfio_pci_finish_device(struct vfio_pci_core_device *vdev)
 
 	/* It may have been detached since vfio_pci_can_finish() */
 	vfio_pci_pause_unattached(vdev);
-	if (vfio_pci_is_taken_over(vdev) || pci_liveupdate_defer_finish(vdev->pdev)) {
+	if (vfio_pci_is_taken_over(vdev)) {
 		vfio_pci_take_over(vdev);
+		return true;
+	}
+	if (pci_liveupdate_defer_finish(vdev->pdev)) {
+		pci_liveupdate_abandon(vdev->pdev, "it can't wait for its user");
+		vfio_pci_forget(vdev);
 		return true;
 	}
 

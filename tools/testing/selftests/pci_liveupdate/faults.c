@@ -54,6 +54,7 @@ static struct device devices[MAX_DEVICES];
 static int nr_devices;
 static int luo;
 static int iommufd;
+static __u32 ioas_id;
 static int fail_nth;
 
 #define for_each_device(dev) \
@@ -345,6 +346,7 @@ static int try_retrieve(struct device *dev)
 	return dev->fd;
 }
 
+/* What isn't attached pauses at finish. */
 static void try_bind(struct device *dev)
 {
 	int err;
@@ -356,6 +358,8 @@ static void try_bind(struct device *dev)
 		bind_iommufd.again += !err;
 	}
 	check_bus_master(dev, &bind_iommufd, !err);
+	if (!err)
+		attach_device(dev->fd, ioas_id, dev->bdf);
 }
 
 /* It is open when the kernel can't tell, so is closed again, and given up. */
@@ -457,6 +461,7 @@ int main(int argc, char *argv[])
 
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
 	iommufd = check(open("/dev/iommu", O_RDWR), "open", "/dev/iommu");
+	ioas_id = alloc_ioas(iommufd);
 	set_up_faults();
 	if (stage == 1)
 		stage1(append);
