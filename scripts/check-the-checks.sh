@@ -188,7 +188,7 @@ breakage "DMA goes on without anybody's memory" $vfio \
 	"$(within vfio_pci_pause_unattached 's/pci_clear_master\(pdev\);//')" \
 	handed_over_unprotected "didn't pause"
 breakage "a device goes on when its user is gone" $vfio \
-	"$(within vfio_pci_liveupdate_release_cdev 's/pci_liveupdate_abandon\(.*\);//')" \
+	"$(within vfio_pci_release 's/pci_liveupdate_abandon\(.*\);//')" \
 	late "may do DMA"
 breakage "a device goes on that nobody has retrieved" $vfio \
 	"$(within vfio_pci_give_up 's/if \(pdev\)/if (false)/')" \

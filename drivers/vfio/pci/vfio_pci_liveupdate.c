@@ -417,6 +417,51 @@ static int vfio_pci_check_translated(struct pci_dev *pdev,
 	return -EOPNOTSUPP;
 }
 
+/* Undo vfio_pci_liveupdate_probe(). If the device is enabled, it stays resumed until close. */
+static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev, bool enabled)
+{
+	if (!vdev->liveupdate.idle_d3)
+		return;
+
+	vdev->liveupdate.idle_d3 = false;
+	vdev->disable_idle_d3 = false;
+	if (!enabled)
+		pm_runtime_put(&vdev->pdev->dev);
+}
+
+/* The device isn't incoming any more, or is about to be taken over or given up. */
+static void vfio_pci_forget(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_ser *ser = vdev->liveupdate.ser;
+
+	lockdep_assert_held(&vdev->vdev.dev_set->lock);
+
+	WRITE_ONCE(vdev->liveupdate.ser, NULL);
+	vdev->liveupdate.file = NULL;
+	vfio_pci_allow_idle_d3(vdev, vdev->vdev.open_count);
+	if (vdev->liveupdate.finished)
+		kho_restore_free(ser);
+	vdev->liveupdate.finished = false;
+}
+
+/*
+ * A retrieved file is closed, after finish, as LUO holds it until then. If its user has taken the
+ * device over, this does nothing.
+ */
+static void vfio_pci_release(struct vfio_device *core_vdev, struct file *file)
+{
+	struct vfio_pci_core_device *vdev =
+		container_of(core_vdev, struct vfio_pci_core_device, vdev);
+
+	guard(mutex)(&vdev->vdev.dev_set->lock);
+
+	if (file != vdev->liveupdate.file)
+		return;
+
+	pci_liveupdate_abandon(vdev->pdev, "closed before it was attached");
+	vfio_pci_forget(vdev);
+}
+
 /* Two files that say that they are of one device: only one of them can be. */
 static int vfio_pci_set_ser(struct vfio_pci_core_device *vdev, struct vfio_pci_ser *ser,
 			    struct file *file)
@@ -445,7 +490,7 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev, struct vfio_pci_ser *s
 	if (ret)
 		return ret;
 
-	file = vfio_cdev_getfile(&pdev->dev, vfio_pci_device_ops);
+	file = vfio_cdev_getfile(&pdev->dev, vfio_pci_device_ops, vfio_pci_release);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 
@@ -477,33 +522,6 @@ static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 		pci_liveupdate_abandon(pdev, "its file can't be retrieved");
 	pci_dev_put(pdev);
 	return ret;
-}
-
-/* Undo vfio_pci_liveupdate_probe(). If the device is enabled, it stays resumed until close. */
-static void vfio_pci_allow_idle_d3(struct vfio_pci_core_device *vdev, bool enabled)
-{
-	if (!vdev->liveupdate.idle_d3)
-		return;
-
-	vdev->liveupdate.idle_d3 = false;
-	vdev->disable_idle_d3 = false;
-	if (!enabled)
-		pm_runtime_put(&vdev->pdev->dev);
-}
-
-/* The device isn't incoming any more, or is about to be taken over or given up. */
-static void vfio_pci_forget(struct vfio_pci_core_device *vdev)
-{
-	struct vfio_pci_ser *ser = vdev->liveupdate.ser;
-
-	lockdep_assert_held(&vdev->vdev.dev_set->lock);
-
-	WRITE_ONCE(vdev->liveupdate.ser, NULL);
-	vdev->liveupdate.file = NULL;
-	vfio_pci_allow_idle_d3(vdev, vdev->vdev.open_count);
-	if (vdev->liveupdate.finished)
-		kho_restore_free(ser);
-	vdev->liveupdate.finished = false;
 }
 
 /* The device uses what it is attached to from here on, and does DMA if it did before. */
@@ -785,30 +803,6 @@ int vfio_pci_liveupdate_attach_ioas(struct vfio_device *core_vdev, u32 *pt_id)
 	ret = vfio_pci_attach_ioas(vdev, pt_id);
 	vfio_pci_liveupdate_end(vdev);
 	return ret;
-}
-
-/**
- * vfio_pci_liveupdate_release_cdev - Give up a device whose retrieved file is closed
- * @core_vdev: device
- * @file: cdev file of the device
- *
- * LUO holds a retrieved file until it is finished. If its user has taken the device over by
- * then, this does nothing. Nor does it for another file.
- *
- * Context: @file is unbound. May sleep.
- */
-void vfio_pci_liveupdate_release_cdev(struct vfio_device *core_vdev, struct file *file)
-{
-	struct vfio_pci_core_device *vdev =
-		container_of(core_vdev, struct vfio_pci_core_device, vdev);
-
-	guard(mutex)(&vdev->vdev.dev_set->lock);
-
-	if (file != vdev->liveupdate.file)
-		return;
-
-	pci_liveupdate_abandon(vdev->pdev, "closed before it was attached");
-	vfio_pci_forget(vdev);
 }
 
 /**
