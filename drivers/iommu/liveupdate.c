@@ -637,6 +637,40 @@ EXPORT_SYMBOL_GPL(iommu_liveupdate_unregister_flb);
 
 /* What the PCI core calls */
 
+static int iommu_finish_device(struct device *dev, void *data)
+{
+	if (dev == data)
+		dev_iommu_ops(dev)->liveupdate_finish(dev);
+	return 0;
+}
+
+/**
+ * iommu_liveupdate_finish - End the use of the previous kernel's page tables by a device
+ * @dev: device that isn't incoming any more
+ *
+ * From here on @dev uses the domain that it is attached to. If there is none, it is blocked.
+ *
+ * Context: called by the PCI core when a device is finished, given up or removed. Takes the
+ * mutex of the device's group. May sleep.
+ */
+void iommu_liveupdate_finish(struct device *dev)
+{
+	struct iommu_group *group;
+
+	/* A device that no IOMMU driver has probed has no tables */
+	if (!dev->iommu || !dev->iommu->iommu_dev ||
+	    !dev_iommu_ops(dev)->liveupdate_finish)
+		return;
+
+	group = iommu_group_get(dev);
+	if (!group)
+		return;
+
+	/* Nobody attaches or detaches it meanwhile */
+	iommu_group_for_each_dev(group, dev, iommu_finish_device);
+	iommu_group_put(group);
+}
+
 /**
  * iommu_liveupdate_get_incoming - Keep the page tables of the previous kernel
  *
@@ -717,40 +751,6 @@ void iommu_liveupdate_unpreserve(struct device *dev, struct iommu_domain *domain
 	iommu_outgoing_put(iommu_outgoing_find(domain));
 }
 EXPORT_SYMBOL_GPL(iommu_liveupdate_unpreserve);
-
-static int iommu_finish_device(struct device *dev, void *data)
-{
-	if (dev == data)
-		dev_iommu_ops(dev)->liveupdate_finish(dev);
-	return 0;
-}
-
-/**
- * iommu_liveupdate_finish - End the use of the previous kernel's page tables by a device
- * @dev: device that isn't incoming any more
- *
- * From here on @dev uses the domain that it is attached to. If there is none, it is blocked.
- *
- * Context: called by the PCI core when a device is finished, given up or removed. Takes the
- * mutex of the device's group. May sleep.
- */
-void iommu_liveupdate_finish(struct device *dev)
-{
-	struct iommu_group *group;
-
-	/* A device that no IOMMU driver has probed has no tables */
-	if (!dev->iommu || !dev->iommu->iommu_dev ||
-	    !dev_iommu_ops(dev)->liveupdate_finish)
-		return;
-
-	group = iommu_group_get(dev);
-	if (!group)
-		return;
-
-	/* Nobody attaches or detaches it meanwhile */
-	iommu_group_for_each_dev(group, dev, iommu_finish_device);
-	iommu_group_put(group);
-}
 
 /**
  * iommu_liveupdate_freeze - Check that all that a device can reach is still preserved

@@ -66,8 +66,8 @@
  * becomes outgoing with the first outgoing device below it, and ordinary with the last such
  * device. A bridge becomes incoming when enumeration finds it, and ordinary with the last
  * device that its record counts; or when the last file is finished, unless a device below it
- * has its finish deferred. At boot nothing else
- * runs, and enumeration doesn't hold pci_rescan_remove_lock.
+ * has its finish deferred. At boot nothing else runs, and enumeration doesn't hold
+ * pci_rescan_remove_lock.
  *
  * The previous kernel has stopped each device that it hasn't handed over. So until the last
  * file is finished, each endpoint that enumeration finds with bus mastering on, and that it

@@ -26,8 +26,8 @@
  *   nobody will handle it, and the file gives no access any more, so that nothing
  *   changes behind the next kernel's back. .freeze also writes down what has
  *   changed since .preserve. pci_liveupdate_freeze() comes first: it refuses a kexec
- *   that some other device is in the way of. If the kexec fails after all, .unfreeze undoes
- *   .freeze. The driver's .shutdown, if it has one, isn't called.
+ *   that some other device is in the way of. If the kexec fails after all,
+ *   .unfreeze undoes .freeze. The driver's .shutdown, if it has one, isn't called.
  *
  * probe
  *   Called in the next kernel: the PCI core binds the device to the driver of the
@@ -678,7 +678,6 @@ static bool edu_can_finish(struct liveupdate_file_op_args *args)
 {
 	const struct edu_ser *ser = phys_to_virt(args->serialized_data);
 	struct pci_dev *pdev __free(pci_dev_put) = edu_ser_get_device(ser);
-
 	struct edu *edu;
 
 	if (args->retrieve_status > 0 || !pdev)

@@ -597,11 +597,20 @@ static void close_bound(struct device *dev, int fd)
 	close(fd);
 }
 
+/* By a process that waits until its user has let go */
+static void wait_until_removed(struct device *dev, pid_t pid)
+{
+	int status;
+
+	check(waitpid(pid, &status, 0), "wait", "removal");
+	if (status || is_there(dev))
+		die("%s isn't removed: status %#x", dev->bdf, status);
+}
+
 /* The host wants it back, and its user closes it some time. */
 static void close_removed(struct device *dev, int fd)
 {
 	pid_t pid = check(fork(), "fork", "removal");
-	int status;
 
 	if (!pid) {
 		close(fd);
@@ -611,9 +620,7 @@ static void close_removed(struct device *dev, int fd)
 	if (!is_master(dev))
 		die("%s is stopped before it is closed", dev->bdf);
 	close(fd);
-	check(waitpid(pid, &status, 0), "wait", "removal");
-	if (status || is_there(dev))
-		die("%s isn't removed: status %#x", dev->bdf, status);
+	wait_until_removed(dev, pid);
 	write_text("/sys/bus/pci/rescan", "1");
 	bind_driver(dev);
 	check_ordinary(dev);
@@ -862,7 +869,7 @@ static void pulled_1(void)
 static void pending_1(void)
 {
 	struct device *other = &devices[options.preserve];
-	int fd, status, start[2];
+	int fd, start[2];
 	pid_t pid;
 	char go;
 
@@ -882,9 +889,7 @@ static void pending_1(void)
 	for_each_preserved(dev)
 		check_dma(dev, "unfrozen");
 	close_device(other);
-	check(waitpid(pid, &status, 0), "wait", "removal");
-	if (status || is_there(other))
-		die("%s isn't removed: status %#x", other->bdf, status);
+	wait_until_removed(other, pid);
 	for_each_preserved(dev)
 		check_dma(dev, "left alone");
 	start_kernel();
@@ -1291,14 +1296,12 @@ static void change_must_fail(struct device *dev)
 		.iova = IOVA_BASE,
 		.length = MAX_DEVICES * sizeof(struct memory),
 	};
-	struct iommu_ioas_alloc other = { .size = sizeof(other) };
 	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
 
 	expect(-__iommu_map(iommu, &stray), EBUSY, "map", dev->bdf);
 	expect(ioctl(iommu->iommufd, IOMMU_IOAS_UNMAP, &unmap) ? errno : 0, EBUSY, "unmap",
 	       dev->bdf);
-	check(ioctl(iommu->iommufd, IOMMU_IOAS_ALLOC, &other), "allocate IOAS", dev->bdf);
-	attach.pt_id = other.out_ioas_id;
+	attach.pt_id = alloc_ioas(iommu->iommufd);
 	expect(ioctl(dev->vfio->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ? errno : 0, EBUSY,
 	       "replace", dev->bdf);
 	check_dma(dev, "preserved");
