@@ -431,7 +431,26 @@ def table(run):
         yield f"the table was {run.vm.found['table']}, not {dict(expected)}"
 
 
+def commands(run):
+    """Some were in flight at the kexec, and completed while the kernel was replaced; all have
+    completed in the end, once, with the right data."""
+    if run.scenario.iommu:
+        for check in translation, faults:
+            yield from check(run)
+    for bdf in run.kept:
+        left, found, going_on = (int(run.vm.first(name, bdf=bdf).fields["received"])
+                                 for name in ("leaving", "found", "going_on"))
+        total = run.vm.first("commands", bdf=bdf).fields
+        if not left < found:
+            yield f"{bdf}: {left} commands were completed before the kexec, {found} after it"
+        if total["damaged"] != "0" or total["completed"] != total["submitted"]:
+            yield f"{bdf}: {total}"
+        run.notes.append(f"{bdf}: {left} commands were completed before the kexec, {found} when "
+                         f"it was over, {going_on} at finish, {total['completed']} in the end")
+
+
 FULL = [trace, functions, devices, iommu, traffic]
+COMMANDS = [trace, functions, devices, iommu, commands]
 PLAIN = [*FULL, fewer_accesses, services, loss]
 
 

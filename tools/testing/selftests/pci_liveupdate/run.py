@@ -76,7 +76,8 @@ def play(guests, scenario, config, directory, echo):
         vm.wait_off(limit)
 
     vm = guest.machine(directory, scenario.command_line(), interval=scenario.interval,
-                       options=scenario.qemu, ram=scenario.ram, answers=scenario.answers,
+                       options=[option.format(disk=guest.disk) for option in scenario.qemu],
+                       ram=scenario.ram, answers=scenario.answers,
                        expected=scenario.all_lines(), echo=echo,
                        devices=scenario.all_devices(guest.rom))
     return vm, vm.play(drive)

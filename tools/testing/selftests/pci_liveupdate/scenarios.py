@@ -95,6 +95,12 @@ EMPTY_SLOT = SWITCH[:5]     # nothing is in the last port
 BRIDGE = "pci-bridge,id=bridge,bus=pcie.0,addr=2.0,chassis_nr=1"
 
 
+VIRTIO = "virtio-net-pci,netdev=wire0,romfile=,rx_queue_size=1024"
+# With as many blocks a second, commands are in flight for seconds
+SLOW_DISK = ("-drive", "if=none,id=disk,file={disk},format=raw,read-only=on,"
+             "throttling.iops-total=30")
+
+
 def switch(*devices):
     """One below each downstream port."""
     yield from SWITCH[:2]
@@ -156,7 +162,7 @@ MORE_TOPOLOGIES = {
                    f"{IGB1},bus=root,addr=0.1", "qemu-xhci,bus=root,addr=0.2"], 3, (3, 1, 0),
                   "ARI, several functions"),
     "nvme": ([f"{ROOT_PORT},bus=pcie.0", "nvme,serial=1,bus=root"], 1, (1, 1, 0), ""),
-    "virtio": ([f"{ROOT_PORT},bus=pcie.0", "virtio-net-pci,bus=root,romfile="], 1, (1, 1, 0), ""),
+    "virtio": ([f"{ROOT_PORT},bus=pcie.0", f"{VIRTIO},bus=root"], 1, (1, 1, 0), ""),
 }
 
 # With fixups and ROMs, with switches; for others the code is the same
@@ -224,8 +230,9 @@ HAND_OVER = "--hand-over 1500"
 
 
 def translated(name, **others):
-    return Scenario(name, [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], iommu=True, on=DEMO,
-                    **{"adopted": (1, 1, 0), "checks": checks.FULL, **others})
+    return Scenario(name, iommu=True, on=DEMO,
+                    **{"devices": [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"],
+                       "adopted": (1, 1, 0), "checks": checks.FULL, **others})
 
 
 def translated_packets(name, **others):
@@ -233,6 +240,20 @@ def translated_packets(name, **others):
     return Scenario(name, [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
                     adopted=(2, 0, 0), leaks=False, checks=checks.FULL, iommu=True, on=DEMO,
                     **others)
+
+
+def virtio(name, device="", **others):
+    return translated(name, **others,
+                      devices=[f"{ROOT_PORT},bus=pcie.0",
+                               f"{VIRTIO},bus=root,iommu_platform=on{device}"])
+
+
+def commands(name, **others):
+    """Commands of an NVMe controller, see vmm_nvme.c"""
+    return Scenario(name, [f"{ROOT_PORT},bus=pcie.0",
+                           "nvme,serial=1,drive=disk,use-intel-id=on,bus=root"],
+                    on=DEMO, adopted=(1, 1, 0),
+                    **{"qemu": SLOW_DISK, "checks": checks.COMMANDS, **others})
 
 
 def not_adopted(name, why, layout, offset, value, **others):
@@ -317,6 +338,19 @@ IOMMU = [
              options=HAND_OVER, adopted=(1, 1, 0), checks=[checks.resumed],
              lines={(2, "DMA paused: its live update is finished"): 1},
              core="the same without an IOMMU, where DMA pauses"),
+    # Devices that don't survive a moment without bus mastering, as QEMU implements them
+    virtio("virtio_iommu", core="a virtio device behind an IOMMU"),
+    virtio("virtio_second_stage", **SECOND_STAGE),
+    virtio("virtio_first_stage", **FIRST_STAGE),
+    commands("commands"),
+    # The documentation says so
+    virtio("virtio_paused", qemu=NO_CMPXCHG16B, pauses=True, checks=[checks.trace],
+           problems=("gave up waiting for all of", "nobody has said that all was done")),
+    commands("commands_paused", iommu=True, qemu=SLOW_DISK + NO_CMPXCHG16B, pauses=True,
+             problems=("only 9 of 10 registers are intact", "completed before the kexec")),
+    commands("commands_iommu", iommu=True, core="commands in flight behind an IOMMU"),
+    commands("commands_second_stage", iommu=True, **SECOND_STAGE),
+    commands("commands_first_stage", iommu=True, **FIRST_STAGE),
     # The last finish switches the requester ID that both use, which may be one's own
     Scenario("map_late_bridge", [BRIDGE, f"{IGB0},bus=bridge,addr=1.0",
                                  f"{E1000E},bus=bridge,addr=2.0,romfile="], 2, iommu=True,

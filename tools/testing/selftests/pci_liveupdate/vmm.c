@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A small VMM whose NIC goes on receiving while the kernel is replaced.
+ * A small VMM whose devices go on working while the kernel is replaced.
  *
  *	vmm --stage 1 <bdf> [<bdf>...]	receive, preserve, kexec
  *	vmm --stage N <bdf> [<bdf>...]	take back, finish, check or go on as in stage 1
  *
- * Each device is bound to vfio-pci. One that there is a driver for in here, an Intel
- * 82576 (igb) or 82574 (e1000e), writes numbered packets into a memfd; any other is only
- * held. The first device, or more, is preserved together with its memory. Of the others
- * only the memory is: they show what a kexec does to an ordinary device. The last stage
- * ends when a packet that says it is the last one has come in.
+ * Each device is bound to vfio-pci. One that there is a driver for in vmm_*.c, a NIC or a
+ * disk, writes into a memfd; any other is only held. The first device, or more, is preserved
+ * together with its memory. Of the others only the memory is: they show what a kexec does to
+ * an ordinary device. The last stage ends when all has come in that was to come.
  *
  * Lines that begin with "VMM:" are for programs, see vmtest.py.
  */
@@ -26,12 +25,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <asm/barrier.h>
-#include <linux/compiler.h>
 #include <linux/io.h>
 #include <linux/iommufd.h>
 #include <linux/kernel.h>
-#include <linux/mii.h>
 #include <linux/pci_regs.h>
 #include <linux/types.h>
 #include <linux/vfio.h>
@@ -39,82 +35,15 @@
 #include <libliveupdate.h>
 
 #include "guest.h"
-#include "e1000_regs.h"
-#include "e1000_defines.h"
-#include "e1000_82575.h"
+#include "vmm.h"
 
 #define MAX_NICS	248
 #define MAX_SESSIONS	8
 
-#define NR_DESC		4096
-#define RING_SIZE	(NR_DESC * sizeof(union e1000_adv_rx_desc))
-#define BUFFER_SIZE	256		/* E1000_RCTL_SZ_256 */
-#define DMA_PAGE	4096
-#define MEMORY_SIZE	(8U << 20)
-#define NR_DMA_PAGES	(MEMORY_SIZE / DMA_PAGE)
 #define IOVA_BASE	0x100000000ULL
 #define REUSED_SIZE	(4 * MEMORY_SIZE)
 #define REUSED_PATTERN	0xa5
-
-/* In none of libvfio's headers, which are of igb */
-#define E1000_RFCTL_EXTEN	0x00008000
-
-#define NR_MTA		128		/* the multicast table: 128 registers */
-#define ETHERTYPE	0x88b5		/* for local experiments */
-
-/* Registers that a reset clears or changes. */
-static const __u32 nic_setup[] = {
-	E1000_CTRL, E1000_CTRL_EXT, E1000_RCTL, E1000_RDBAL(0), E1000_RDBAH(0),
-	E1000_RDLEN(0), E1000_RDT(0), E1000_SRRCTL(0), E1000_RXDCTL(0),
-};
-
-#define NR_REGS		(NR_MTA + ARRAY_SIZE(nic_setup))
-
-/* What the host sends; see vmtest.py. */
-struct packet {
-	__u8 dst[6];
-	__u8 src[6];
-	__be16 type;
-	__le32 number;
-	__le32 last;
-	__u8 pattern[106];
-} __packed;
-
-/* What the memfd of a NIC holds. */
-struct memory {
-	__u64 dma_addr[NR_DMA_PAGES];	/* of each page of this memory */
-	__u64 ring_offset;
-	__u32 nr_desc;
-	struct {
-		__u32 offset;
-		__u32 value;
-	} reg[NR_REGS];
-	__u8 buffer[NR_DESC][BUFFER_SIZE] __aligned(DMA_PAGE);
-	__u8 arena[] __aligned(DMA_PAGE);	/* the ring is somewhere in here */
-};
-
-struct nic;
-
-/* What one kind of NIC needs to receive as all others do. */
-struct nic_driver {
-	__u16 vendor;
-	__u16 device;
-	void (*choose_descriptors)(struct nic *nic);
-};
-
-struct nic {
-	const char *bdf;
-	const struct nic_driver *driver;	/* NULL: has no memory and no ring */
-	bool preserved;
-	bool noiommu;		/* known from the first dma_addr() on */
-	int memfd;
-	int fd;
-	__u32 ioas_id;		/* 0: that of all */
-	__u64 iova;
-	void *bar0;
-	struct memory *memory;
-	union e1000_adv_rx_desc *ring;
-};
+#define CANARY		0x5a
 
 static struct {
 	const char *kernel;
@@ -312,14 +241,21 @@ static struct vfio_region_info region_info(struct nic *nic, __u32 index)
 	return info;
 }
 
-static void nic_map_bar(struct nic *nic)
+void nic_map_bar(struct nic *nic, __u32 index)
 {
-	struct vfio_region_info bar = region_info(nic, VFIO_PCI_BAR0_REGION_INDEX);
+	struct vfio_region_info bar = region_info(nic, index);
 
-	nic->bar0 = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED,
-			 nic->fd, bar.offset);
-	if (nic->bar0 == MAP_FAILED)
-		die_errno(errno, "%s map BAR 0", nic->bdf);
+	nic->bar = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, nic->fd, bar.offset);
+	if (nic->bar == MAP_FAILED)
+		die_errno(errno, "%s map BAR %u", nic->bdf, index);
+}
+
+void nic_read_config(struct nic *nic, __u32 offset, void *value, __u32 size)
+{
+	__u64 start = region_info(nic, VFIO_PCI_CONFIG_REGION_INDEX).offset;
+
+	if (pread(nic->fd, value, size, start + offset) != size)
+		die_errno(errno, "%s read %#x of config space", nic->bdf, offset);
 }
 
 static void iommufd_open(void)
@@ -378,7 +314,7 @@ static __u64 dma_addr(struct nic *nic, __u64 offset)
 	return nic->iova + offset;
 }
 
-static __u64 dma_addr_saved(struct nic *nic, const void *p)
+__u64 dma_addr_saved(struct nic *nic, const void *p)
 {
 	__u64 offset = (uintptr_t)p - (uintptr_t)nic->memory;
 
@@ -387,19 +323,40 @@ static __u64 dma_addr_saved(struct nic *nic, const void *p)
 
 /* ---- memory ---- */
 
+/* In the memfd there is a page before and behind it. */
 static void nic_map_memory(struct nic *nic)
 {
 	nic->memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-			   nic->memfd, 0);
+			   nic->memfd, DMA_PAGE);
 	if (nic->memory == MAP_FAILED)
 		die_errno(errno, "%s map memory", nic->bdf);
 }
 
+static const off_t canaries[] = { 0, DMA_PAGE + MEMORY_SIZE };
+
 static void nic_create_memory(struct nic *nic)
 {
+	__u8 page[DMA_PAGE];
+
 	nic->memfd = check(memfd_create(nic->bdf, 0), "memfd", nic->bdf);
-	check(ftruncate(nic->memfd, MEMORY_SIZE), "memfd size", nic->bdf);
+	check(ftruncate(nic->memfd, MEMORY_SIZE + 2 * DMA_PAGE), "memfd size", nic->bdf);
+	memset(page, CANARY, sizeof(page));
+	for (int i = 0; i < ARRAY_SIZE(canaries); i++)
+		check(pwrite(nic->memfd, page, sizeof(page), canaries[i]), "canary", nic->bdf);
 	nic_map_memory(nic);
+}
+
+/* No device may change what is beside its memory. */
+static void nic_check_canaries(struct nic *nic)
+{
+	__u8 page[DMA_PAGE];
+
+	for (int i = 0; i < ARRAY_SIZE(canaries); i++) {
+		check(pread(nic->memfd, page, sizeof(page), canaries[i]), "canary", nic->bdf);
+		for (int j = 0; j < sizeof(page); j++)
+			if (page[j] != CANARY)
+				die("%s: memory beside its own was changed", nic->bdf);
+	}
 }
 
 /*
@@ -424,7 +381,7 @@ static void nic_place_ring(struct nic *nic)
 			m->ring_offset = (__u64)start * DMA_PAGE;
 		}
 	}
-	m->nr_desc = size / sizeof(*nic->ring);
+	m->ring_size = size;
 	nic->ring = (void *)m + m->ring_offset;
 }
 
@@ -440,14 +397,14 @@ static __u32 nr_moved_pages(struct nic *nic)
 
 /* ---- any NIC ---- */
 
-static __u32 nic_read(struct nic *nic, __u32 reg)
+__u32 nic_read(struct nic *nic, __u32 reg)
 {
-	return readl(nic->bar0 + reg);
+	return readl(nic->bar + reg);
 }
 
-static void nic_write(struct nic *nic, __u32 reg, __u32 value)
+void nic_write(struct nic *nic, __u32 reg, __u32 value)
 {
-	writel(value, nic->bar0 + reg);
+	writel(value, nic->bar + reg);
 }
 
 static void nic_enable_dma(struct nic *nic)
@@ -534,10 +491,10 @@ static void hotplug(const char *bdf)
 
 	snprintf(dir, sizeof(dir), "/sys/bus/pci/devices/%s", bdf);
 	plug_in(&nic, dir);
-	nic_map_bar(&nic);
-	if (nic_read(&nic, E1000_STATUS) == ~0U)
+	nic_map_bar(&nic, VFIO_PCI_BAR0_REGION_INDEX);
+	if (nic_read(&nic, 0) == ~0U)
 		die("%s can't be reached", bdf);
-	munmap(nic.bar0, region_info(&nic, VFIO_PCI_BAR0_REGION_INDEX).size);
+	munmap(nic.bar, region_info(&nic, VFIO_PCI_BAR0_REGION_INDEX).size);
 	close(nic.fd);
 	switch_slot_off(bdf);
 	if (!access(dir, F_OK))
@@ -554,193 +511,59 @@ static void disturb(void)
 		say("disturbed");
 }
 
-/* ---- Intel's NICs ---- */
-
-/*
- * Start autonegotiation: QEMU's NICs report their link up when that is done, and
- * receive nothing before.
- */
-static void set_link_up(struct nic *nic)
-{
-	nic_write(nic, E1000_CTRL, nic_read(nic, E1000_CTRL) | E1000_CTRL_SLU);
-	nic_write(nic, E1000_MDIC,
-		  BMCR_ANENABLE | BMCR_ANRESTART | MII_BMCR << E1000_MDIC_REG_SHIFT |
-		  1 << E1000_MDIC_PHY_SHIFT | E1000_MDIC_OP_WRITE);
-}
-
-static bool link_is_up(struct nic *nic)
-{
-	return nic_read(nic, E1000_STATUS) & E1000_STATUS_LU;
-}
-
-static void fill_ring(struct nic *nic)
-{
-	for (__u32 i = 0; i < nic->memory->nr_desc; i++) {
-		nic->ring[i].read.pkt_addr =
-			dma_addr_saved(nic, nic->memory->buffer[i]);
-		nic->ring[i].read.hdr_addr = 0;
-	}
-}
-
-static void igb_choose_descriptors(struct nic *nic)
-{
-	nic_write(nic, E1000_EIMC, ~0U);
-	nic_write(nic, E1000_SRRCTL(0), E1000_SRRCTL_DESCTYPE_ADV_ONEBUF);
-}
-
-/* Extended ones: written back, these look like igb's as far as we read them. */
-static void e1000e_choose_descriptors(struct nic *nic)
-{
-	nic_write(nic, E1000_RFCTL, E1000_RFCTL_EXTEN);
-}
-
-/* No interrupt, no filter, one buffer for each packet. */
-static void start_receive(struct nic *nic)
-{
-	__u64 ring = dma_addr_saved(nic, nic->ring);
-	__u32 nr_desc = nic->memory->nr_desc;
-
-	nic_write(nic, E1000_IMC, ~0U);
-	nic_write(nic, E1000_CTRL_EXT,
-		  nic_read(nic, E1000_CTRL_EXT) | E1000_CTRL_EXT_DRV_LOAD);
-	nic_write(nic, E1000_RDBAL(0), ring);
-	nic_write(nic, E1000_RDBAH(0), ring >> 32);
-	nic_write(nic, E1000_RDLEN(0), nr_desc * sizeof(*nic->ring));
-	nic->driver->choose_descriptors(nic);
-	nic_write(nic, E1000_RXDCTL(0), E1000_RXDCTL_QUEUE_ENABLE);
-	nic_write(nic, E1000_RCTL, E1000_RCTL_EN | E1000_RCTL_UPE | E1000_RCTL_MPE |
-				   E1000_RCTL_BAM | E1000_RCTL_SZ_256 | E1000_RCTL_SECRC);
-	/* The queue is only enabled once the receiver is */
-	wait_for(1000, nic_read(nic, E1000_RXDCTL(0)) & E1000_RXDCTL_QUEUE_ENABLE,
-		 "the queue of %s", nic->bdf);
-	/* Head and tail being equal means empty: one descriptor stays unused */
-	nic_write(nic, E1000_RDT(0), nr_desc - 1);
-}
-
-/* With all packets accepted nothing uses the multicast table: room for a pattern. */
-static void mark_registers(struct nic *nic)
-{
-	struct memory *m = nic->memory;
-	__u32 n = 0;
-
-	for (__u32 i = 0; i < NR_MTA; i++, n++) {
-		m->reg[n].offset = E1000_MTA + 4 * i;
-		nic_write(nic, m->reg[n].offset, 0x5eed0000 + i);
-	}
-	for (__u32 i = 0; i < ARRAY_SIZE(nic_setup); i++, n++)
-		m->reg[n].offset = nic_setup[i];
-	for (__u32 i = 0; i < NR_REGS; i++)
-		m->reg[i].value = nic_read(nic, m->reg[i].offset);
-}
-
-static const struct nic_driver drivers[] = {
-	{ .vendor = 0x8086, .device = 0x10c9, .choose_descriptors = igb_choose_descriptors },
-	{ .vendor = 0x8086, .device = 0x10d3, .choose_descriptors = e1000e_choose_descriptors },
-};
+/* ---- devices that there is a driver for ---- */
 
 static void nic_find_driver(struct nic *nic)
 {
+	static const struct nic_driver *const drivers[] = {
+		&igb_driver, &e1000e_driver, &virtio_driver, &nvme_driver,
+	};
 	__u16 vendor = read_id(nic->bdf, "vendor"), device = read_id(nic->bdf, "device");
 
 	for (int i = 0; i < ARRAY_SIZE(drivers); i++)
-		if (drivers[i].vendor == vendor && drivers[i].device == device)
-			nic->driver = &drivers[i];
+		if (drivers[i]->vendor == vendor && drivers[i]->device == device)
+			nic->driver = drivers[i];
+}
+
+/* It is to keep this value. */
+void nic_mark(struct nic *nic, __u32 reg)
+{
+	struct memory *m = nic->memory;
+
+	if (m->nr_regs == MAX_REGS)
+		die("%s has too many registers", nic->bdf);
+	m->reg[m->nr_regs].offset = reg;
+	m->reg[m->nr_regs++].value = nic_read(nic, reg);
 }
 
 static void nic_report_registers(struct nic *nic)
 {
+	struct memory *m = nic->memory;
 	__u32 intact = 0;
 
-	for (__u32 i = 0; i < NR_REGS; i++) {
-		__u32 value = nic_read(nic, nic->memory->reg[i].offset);
-
-		if (value == nic->memory->reg[i].value)
+	for (__u32 i = 0; i < m->nr_regs; i++)
+		if (nic_read(nic, m->reg[i].offset) == m->reg[i].value)
 			intact++;
-	}
-	say("registers bdf=%s intact=%u of=%zu", nic->bdf, intact, NR_REGS);
+	say("registers bdf=%s intact=%u of=%u", nic->bdf, intact, m->nr_regs);
 }
 
-/* ---- packets ---- */
-
-static bool is_received(struct nic *nic, __u32 i)
+__u32 nr_received(struct nic *nic)
 {
-	__u32 status = READ_ONCE(nic->ring[i].wb.upper.status_error);
+	__u32 n = 0;
 
-	rmb();	/* the packet is read after the status that says it is there */
-	return status & E1000_RXD_STAT_DD;
-}
-
-static __u32 nr_received(struct nic *nic)
-{
-	__u32 i = 0;
-
-	while (i < nic->memory->nr_desc && is_received(nic, i))
-		i++;
-	return i;
-}
-
-static struct packet *packet_at(struct nic *nic, __u32 i)
-{
-	return (struct packet *)nic->memory->buffer[i];
-}
-
-static bool last_received(struct nic *nic)
-{
-	__u32 n = nr_received(nic);
-
-	return n && packet_at(nic, n - 1)->last;
-}
-
-static bool is_intact(struct nic *nic, __u32 i)
-{
-	struct packet *packet = packet_at(nic, i);
-
-	if (nic->ring[i].wb.upper.length != sizeof(*packet))
-		return false;
-	if (packet->type != htobe16(ETHERTYPE))
-		return false;
-	for (__u32 j = 0; j < sizeof(packet->pattern); j++)
-		if (packet->pattern[j] != (__u8)(packet->number + j))
-			return false;
-	return true;
-}
-
-static void nic_report_packets(struct nic *nic)
-{
-	__u32 received = nr_received(nic);
-	__u32 expected = 0, missing = 0, disordered = 0, damaged = 0;
-
-	for (__u32 i = 0; i < received; i++) {
-		__u32 number = packet_at(nic, i)->number;
-
-		if (!is_intact(nic, i)) {
-			damaged++;
-		} else if (number < expected) {
-			disordered++;
-		} else {
-			missing += number - expected;
-			expected = number + 1;
-		}
-	}
-	say("packets bdf=%s received=%u missing=%u disordered=%u damaged=%u",
-	    nic->bdf, received, missing, disordered, damaged);
+	while (n < nic->memory->nr_desc && nic->driver->is_received(nic, n))
+		n++;
+	return n;
 }
 
 /* ---- stage 1 ---- */
 
 static void nic_receive(struct nic *nic)
 {
-	nic_map_bar(nic);
 	nic_create_memory(nic);
 	nic_map_dma(nic);
 	nic_place_ring(nic);
-	fill_ring(nic);
-	set_link_up(nic);
-	start_receive(nic);
-
-	say("ring bdf=%s count=%u %s=%#llx", nic->bdf, nic->memory->nr_desc,
-	    nic->noiommu ? "addr" : "iova",
-	    (unsigned long long)dma_addr_saved(nic, nic->ring));
+	nic->driver->start(nic);
 }
 
 static void nic_set_up(struct nic *nic)
@@ -754,10 +577,10 @@ static void nic_set_up(struct nic *nic)
 		nic_receive(nic);
 }
 
-static void nic_wait_for_link(struct nic *nic)
+static void nic_wait(struct nic *nic)
 {
-	wait_for(10000, link_is_up(nic), "the link of %s", nic->bdf);
-	mark_registers(nic);
+	wait_for(10000, nic->driver->is_ready(nic), "%s to be ready", nic->bdf);
+	nic->driver->mark_registers(nic);
 }
 
 static __u64 memory_token(struct nic *nic)
@@ -927,8 +750,11 @@ static void preserve_and_kexec(void)
 	if (options.abort == options.stage)
 		abort_update();
 	load_next_kernel();
-	for_each_nic(nic)
+	for_each_nic(nic) {
 		report_path(nic->bdf);
+		if (nic->driver)
+			say("leaving bdf=%s received=%u", nic->bdf, nr_received(nic));
+	}
 	start_kernel();
 }
 
@@ -958,7 +784,7 @@ static void stage1(void)
 		nic_set_up(nic);
 	for_each_nic(nic)
 		if (nic->driver)
-			nic_wait_for_link(nic);
+			nic_wait(nic);
 	say("receiving");
 	for_each_nic(nic)
 		if (nic->driver)
@@ -983,9 +809,11 @@ static void retrieve_fds(struct nic *nic)
 {
 	int session = *session_of(nic);
 
-	if (nic->driver)
+	if (nic->driver) {
 		nic->memfd = check_luo(luo_session_retrieve_fd(session, memory_token(nic)),
 				       "retrieve memory", nic->bdf);
+		nic_check_canaries(nic);
+	}
 	if (nic->preserved)
 		nic->fd = check_luo(luo_session_retrieve_fd(session, device_token(nic)),
 				    "retrieve device", nic->bdf);
@@ -1001,7 +829,7 @@ static void nic_find_packets(struct nic *nic)
 
 static void nic_go_on(struct nic *nic)
 {
-	nic_map_bar(nic);
+	nic->driver->map_registers(nic);
 	say("held bdf=%s moved_pages=%u", nic->bdf, nr_moved_pages(nic));
 	nic_report_registers(nic);
 }
@@ -1139,8 +967,8 @@ static void hand_over(void)
 static void nic_free_buffers(struct nic *nic)
 {
 	check(fallocate(nic->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			offsetof(struct memory, buffer), sizeof(nic->memory->buffer)),
-	      "free buffers", nic->bdf);
+			DMA_PAGE + offsetof(struct memory, buffer),
+			sizeof(nic->memory->buffer)), "free buffers", nic->bdf);
 }
 
 static void nic_free_memory(struct nic *nic)
@@ -1222,16 +1050,20 @@ static void check_nothing_there(void)
 	say("nothing");
 }
 
-/* To the last packet */
+/* To the last packet, or command */
 static void receive_all(void)
 {
 	for_each_nic(nic)
+		if (nic->driver && nic->driver->go_on && nic->preserved)
+			nic->driver->go_on(nic);
+	for_each_nic(nic)
 		if (nic->driver && nic->preserved)
-			wait_for(20000, last_received(nic), "the last packet at %s", nic->bdf);
+			wait_for(20000, nic->driver->is_complete(nic), "all of %s", nic->bdf);
 	for_each_nic(nic) {
 		if (nic->driver) {
 			nic_report_registers(nic);
-			nic_report_packets(nic);
+			nic->driver->report(nic);
+			nic_check_canaries(nic);
 		}
 	}
 }

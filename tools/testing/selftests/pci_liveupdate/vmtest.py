@@ -96,7 +96,7 @@ class Failure(Exception):
 
 # ---- packets ----
 
-HEADER = struct.Struct("<6s6s2sII")     # vmm.c: struct packet
+HEADER = struct.Struct("<6s6s2sII")     # vmm.h: struct packet
 PATTERN = bytes(range(256)) * 2
 DONE = 1                                # a descriptor's status: written back
 
@@ -108,6 +108,7 @@ def frame(number, last=False):
 
 
 FRAME_SIZE = len(frame(0))
+DISK_SIZE = 1 << 20
 
 
 class Wire:
@@ -125,6 +126,7 @@ class Wire:
         self.bdf = None
         self.room = 0           # for so many packets
         self.descriptors, self.buffers = [], []     # the address of each, once we can look
+        self.used = None        # of virtio: the address of what says how many are done with
         self.sent = []          # time; the index is the packet's number
         self.seen = []          # (time, number); the index is the descriptor's
         self.damaged = 0
@@ -134,12 +136,19 @@ class Wire:
         """The guest has a ring: packets may come."""
         self.bdf, self.room = bdf, count - 1
 
-    def watch(self, memory, ring, find):
-        """The ring is at this address of the device's; find tells where that is in memory."""
+    def watch(self, memory, find, ring, used=None, header=0):
+        """The ring is at this address of the device's; find tells where that is in memory.
+        Packets begin with a header of that size."""
         self.memory = memory
+        self.used = used and find(used)
         self.descriptors = [find(ring + 16 * i) for i in range(self.room + 1)]
-        self.buffers = [find(struct.unpack_from("<Q", memory, descriptor)[0])
+        self.buffers = [find(struct.unpack_from("<Q", memory, descriptor)[0] + header)
                         for descriptor in self.descriptors]
+
+    def is_done(self, slot):
+        if self.used:
+            return struct.unpack_from("<H", self.memory, self.used + 2)[0] > slot
+        return self.memory[self.descriptors[slot] + 8] & DONE
 
     def send(self, now):
         number = len(self.sent)
@@ -164,7 +173,7 @@ class Wire:
         """Note what has arrived in memory since the last look."""
         while len(self.seen) < len(self.buffers):
             slot = len(self.seen)
-            if not self.memory[self.descriptors[slot] + 8] & DONE:
+            if not self.is_done(slot):
                 return
             start = self.buffers[slot]
             data = self.memory[start:start + FRAME_SIZE]
@@ -424,24 +433,31 @@ class VM:
     def take_event(self, event):
         self.events.append(event)
         if event.name == "ring":
-            wire = next(wire for wire in self.wires if not wire.bdf)
-            wire.connect(event.fields["bdf"], int(event.fields["count"]))
+            wire = None
+            if "count" in event.fields:     # it isn't a disk's
+                wire = next(wire for wire in self.wires if not wire.bdf)
+                wire.connect(event.fields["bdf"], int(event.fields["count"]))
             # Once all lines have been taken
             self.due_answers.append((self.kernels, partial(self.watch, wire, event.fields)))
         elif event.name == "receiving":
             self.due = self.now()
 
     def watch(self, wire, ring, *_):
+        address = int(ring.get("addr") or ring["iova"], 16)
+        layout = {name: int(ring[name], 0) for name in ("used", "header") if name in ring}
         if "addr" in ring:                  # no IOMMU
-            wire.watch(self.memory, int(ring["addr"], 16), lambda address: address)
+            if wire:
+                wire.watch(self.memory, lambda page: page, address, **layout)
             return
-        unit, bdf, address = vtd.Unit(self), requester_id(wire.bdf), int(ring["iova"], 16)
+        unit, bdf = vtd.Unit(self), ring["bdf"]
+        find = vtd.Translator(unit, requester_id(bdf))
         try:
-            wire.watch(self.memory, address, vtd.Translator(unit, bdf))
+            if wire:
+                wire.watch(self.memory, find, address, **layout)
+            self.translations[bdf] = vtd.Watcher(unit, requester_id(bdf), address)
         except vtd.Fault as fault:
-            raise Failure(f"{wire.bdf}: can't find its ring: {fault}") from None
-        self.translations[wire.bdf] = vtd.Watcher(unit, bdf, address)
-        self.watchers.append(self.translations[wire.bdf])
+            raise Failure(f"{bdf}: can't find its ring: {fault}") from None
+        self.watchers.append(self.translations[bdf])
 
     def find(self, name, **fields):
         """The events of this name and with these fields."""
@@ -655,6 +671,8 @@ class Guests:
         self.kernels, self.guests, self.programs = {}, {}, {}
         with open(f"{directory}/rom", "wb") as file:
             file.write(bytes(0x10000))
+        with open(f"{directory}/disk", "wb") as file:       # see vmm_nvme.c
+            file.write(struct.pack(f"<{DISK_SIZE // 4}I", *range(DISK_SIZE // 4)))
 
     def kernel(self, config):
         if config not in self.kernels:
@@ -706,6 +724,11 @@ class Guest:
     def rom(self):
         """A file with an option ROM."""
         return f"{self.directory}/rom"
+
+    @property
+    def disk(self):
+        """A file in which each word says where it is."""
+        return f"{self.directory}/disk"
 
     @property
     def slow(self):
