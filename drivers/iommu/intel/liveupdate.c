@@ -47,6 +47,7 @@
 #include <linux/io.h>
 #include <linux/iommu.h>
 #include <linux/kho/abi/iommu.h>
+#include <linux/pci-ats.h>
 #include <linux/pci.h>
 #include <linux/pci_liveupdate.h>
 #include <linux/slab.h>
@@ -75,12 +76,29 @@ static bool intel_rid_is_live(const struct iommu_rid_ser *rec)
 	return rec->intel.flags & INTEL_IOMMU_SER_PRESENT;
 }
 
+/*
+ * A device forgets the translations that it has cached when ATS is turned on again (PCIe
+ * r6.0, sec 10.3.8). This kernel may not know of its ATS capability, if it isn't to use it.
+ */
+static void intel_turn_ats_off(struct pci_dev *pdev)
+{
+	u16 ats = pci_find_ext_capability(pdev, PCI_EXT_CAP_ID_ATS);
+	u16 ctrl;
+
+	if (!ats)
+		return;
+
+	pci_read_config_word(pdev, ats + PCI_ATS_CTRL, &ctrl);
+	pci_write_config_word(pdev, ats + PCI_ATS_CTRL, ctrl & ~PCI_ATS_CTRL_ENABLE);
+}
+
 static void intel_pause(struct pci_dev *pdev, const char *why)
 {
 	pci_warn(pdev, "liveupdate: DMA paused: %s\n", why);
 	pci_clear_master(pdev);
 	if (!pci_wait_for_pending_transaction(pdev))
 		pci_warn(pdev, "liveupdate: requests are still pending; reset it\n");
+	intel_turn_ats_off(pdev);
 }
 
 static int intel_rid_is(struct pci_dev *pdev, u16 rid, void *data)
@@ -110,6 +128,31 @@ static void intel_pause_users(const struct iommu_rid_ser *rec, const char *why)
 		intel_pause(pdev, why);
 }
 
+static bool intel_rid_uses_ats(const struct iommu_rid_ser *rec)
+{
+	u8 flags = rec->intel.flags;
+
+	return rec->intel.mode == INTEL_IOMMU_SER_LEGACY ?
+		       (flags >> 2 & 3) == CONTEXT_TT_DEV_IOTLB : flags & INTEL_IOMMU_SER_DTE;
+}
+
+/* Nobody could invalidate what a device caches for which this kernel doesn't allow ATS. */
+static bool intel_ats_is_allowed(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
+{
+	struct pci_dev *pdev = NULL;
+
+	while ((pdev = intel_next_user(rec->segment, rec->rid, pdev))) {
+		/* Who shares its requester ID has no ATS */
+		if (pci_dev_id(pdev) == rec->rid &&
+		    !(pci_ats_supported(pdev) && dmar_ats_supported(pdev, iommu))) {
+			pci_dev_put(pdev);
+			return false;
+		}
+	}
+
+	return true;
+}
+
 static bool intel_legacy_flags_ok(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
 {
 	u8 type = rec->intel.flags >> 2 & 3;
@@ -124,7 +167,8 @@ static u8 intel_pasid_flags(struct intel_iommu *iommu)
 {
 	return INTEL_IOMMU_SER_PRESENT |
 	       (ecap_smpwc(iommu->ecap) ? INTEL_IOMMU_SER_PWSNP : 0) |
-	       (ecap_sc_support(iommu->ecap) ? INTEL_IOMMU_SER_PGSNP : 0);
+	       (ecap_sc_support(iommu->ecap) ? INTEL_IOMMU_SER_PGSNP : 0) |
+	       (ecap_dev_iotlb_support(iommu->ecap) ? INTEL_IOMMU_SER_DTE : 0);
 }
 
 static bool intel_flags_ok(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
@@ -244,6 +288,11 @@ static int intel_kept_add(const struct iommu_rid_ser *rec,
 			xa_erase(dids, rec->intel.domain_id);
 			return err;
 		}
+	}
+
+	if (intel_rid_uses_ats(rec) && !intel_ats_is_allowed(rec, iommu)) {
+		intel_pause_users(rec, "ATS isn't allowed for it any more");
+		return 0;
 	}
 
 	/* What one user has done to its page tables is no matter of the others */
@@ -457,7 +506,7 @@ static int intel_copy_entry(const struct iommu_rid_ser *rec,
 			intel_kept_free_pasid(dir);
 			return err;
 		}
-		entry = intel_kept_pasid_context(dir);
+		entry = intel_kept_pasid_context(rec, dir);
 	}
 
 	return intel_set_kept_context(iommu, rec->rid, entry);
@@ -534,6 +583,31 @@ bool intel_liveupdate_is_kept(struct device *dev)
 	       pci_for_each_dma_alias(to_pci_dev(dev), intel_rid_is_kept, info->iommu);
 }
 
+/**
+ * intel_liveupdate_adopt_ats - Leave ATS on if the previous kernel uses it
+ * @dev: PCI device that is about to be probed
+ *
+ * Context: may sleep.
+ * Return: true if ATS is on, and @dev is as the previous kernel left it.
+ */
+bool intel_liveupdate_adopt_ats(struct device *dev)
+{
+	struct device_domain_info *info = dev_iommu_priv_get(dev);
+	struct pci_dev *pdev = to_pci_dev(dev);
+	u16 ctrl;
+
+	if (!info->ats_supported || !intel_liveupdate_is_kept(dev))
+		return false;
+
+	pci_read_config_word(pdev, pdev->ats_cap + PCI_ATS_CTRL, &ctrl);
+	if (ctrl != (PCI_ATS_CTRL_ENABLE | PCI_ATS_CTRL_STU(VTD_PAGE_SHIFT - PCI_ATS_MIN_STU)))
+		return false;
+
+	/* This writes what is there */
+	iommu_enable_pci_ats(info);
+	return info->ats_enabled;
+}
+
 /* All that use a requester ID are in one group, and so attached to one domain. */
 static void intel_end_entry(struct pci_dev *pdev, u16 rid, struct device_domain_info *info)
 {
@@ -550,6 +624,10 @@ static void intel_end_entry(struct pci_dev *pdev, u16 rid, struct device_domain_
 		context_setup_pass_through_cb(pdev, rid, info->dev);
 	else
 		intel_drop_entry(iommu, rid);
+
+	/* Legacy mode has it on only with page tables */
+	if (!sm_supported(iommu) && !info->domain)
+		iommu_disable_pci_ats(info);
 }
 
 static int intel_rid_finish(struct pci_dev *pdev, u16 rid, void *data)

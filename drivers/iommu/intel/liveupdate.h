@@ -27,6 +27,6 @@ void intel_handover_copy_pasid(struct intel_iommu *iommu, struct iommu_rid_ser *
 void *intel_kept_alloc_pasid(struct intel_iommu *iommu, const struct iommu_rid_ser *rec,
 			     const struct iommu_domain_ser *domain);
 void intel_kept_free_pasid(void *dir);
-struct context_entry intel_kept_pasid_context(void *dir);
+struct context_entry intel_kept_pasid_context(const struct iommu_rid_ser *rec, void *dir);
 
 #endif /* __INTEL_IOMMU_LIVEUPDATE_H */

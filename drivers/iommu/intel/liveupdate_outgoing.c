@@ -73,10 +73,6 @@ static bool intel_can_hand_over(struct device_domain_info *info, u16 rid)
 {
 	struct intel_iommu *iommu = info->iommu;
 
-	/* The next kernel's probe would turn ATS off, see pci_prepare_ats() */
-	if (info->ats_enabled)
-		return false;
-
 	/* In scalable mode the alias of a bridge isn't translated for the device below it */
 	return sm_supported(iommu) ? rid == PCI_DEVID(info->bus, info->devfn) :
 				     vtd_can_replace_128();
@@ -91,9 +87,9 @@ static bool intel_can_hand_over(struct device_domain_info *info, u16 rid)
  * What changes before the kexec, intel_liveupdate_hand_over() fills in.
  *
  * Context: called by the IOMMU core with the lock of its table held. May sleep.
- * Return: 0; -EOPNOTSUPP for a device with ATS enabled, in scalable mode for a device behind a
- * conventional bridge, and in legacy mode if the CPU has no CMPXCHG16B; -EBUSY if the requester
- * ID is still translated by page tables of the previous kernel; -ENOMEM, -ENOSPC.
+ * Return: 0; -EOPNOTSUPP in scalable mode for a device behind a conventional bridge, and in
+ * legacy mode if the CPU has no CMPXCHG16B; -EBUSY if the requester ID is still translated by
+ * page tables of the previous kernel; -ENOMEM, -ENOSPC.
  */
 int intel_iommu_liveupdate_rid(struct device *dev, struct iommu_domain *domain,
 			       struct iommu_rid_ser *rec)

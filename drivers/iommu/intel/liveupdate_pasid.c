@@ -20,7 +20,10 @@
 #include "../iommu-pages.h"
 #include "../liveupdate.h"
 
-/* Of the second 64 bits of an entry: sec 9.6 */
+/* Of the first 64 bits of a context entry: sec 9.4 */
+#define INTEL_CONTEXT_DTE	BIT_ULL(2)
+
+/* Of the second 64 bits of a PASID table entry: sec 9.6 */
 #define INTEL_PASID_PWSNP	BIT_ULL(23)
 #define INTEL_PASID_PGSNP	BIT_ULL(24)
 
@@ -95,11 +98,13 @@ void intel_handover_copy_pasid(struct intel_iommu *iommu, struct iommu_rid_ser *
 	*copy = *pte;
 	__iommu_flush_cache(iommu, copy, sizeof(*copy));
 	/* RID_PASID is IOMMU_NO_PASID: sec 9.4 */
-	context->lo |= 1;
+	context->lo |= (live->lo & INTEL_CONTEXT_DTE) | 1;
 	__iommu_flush_cache(iommu, phys_to_virt(context->lo & VTD_PAGE_MASK),
 			    sizeof(struct pasid_dir_entry));
 
 	rec->intel.flags = INTEL_IOMMU_SER_PRESENT;
+	if (live->lo & INTEL_CONTEXT_DTE)
+		rec->intel.flags |= INTEL_IOMMU_SER_DTE;
 	if (pte->val[1] & INTEL_PASID_PWSNP)
 		rec->intel.flags |= INTEL_IOMMU_SER_PWSNP;
 	if (pte->val[1] & INTEL_PASID_PGSNP)
@@ -176,12 +181,17 @@ void intel_kept_free_pasid(void *dir)
 
 /**
  * intel_kept_pasid_context - Make a context entry that leads to a PASID table
+ * @rec: record of the requester ID
  * @dir: what intel_kept_alloc_pasid() returned
  *
  * Return: the lower half of the entry; the upper one is zero (sec 9.4). One page has the
  * smallest directory that there is.
  */
-struct context_entry intel_kept_pasid_context(void *dir)
+struct context_entry intel_kept_pasid_context(const struct iommu_rid_ser *rec, void *dir)
 {
-	return (struct context_entry){ .lo = virt_to_phys(dir) | 1 };
+	struct context_entry context = { .lo = virt_to_phys(dir) | 1 };
+
+	if (rec->intel.flags & INTEL_IOMMU_SER_DTE)
+		context.lo |= INTEL_CONTEXT_DTE;
+	return context;
 }

@@ -34,7 +34,7 @@
 #define IOMMU_LIVEUPDATE_COMPATIBLE	"iommu"
 
 /** IOMMU_SER_VERSION - Version of the layout of the table. */
-#define IOMMU_SER_VERSION		3
+#define IOMMU_SER_VERSION		4
 
 /**
  * struct iommu_ser - Head of the table.
@@ -109,6 +109,9 @@ static_assert(sizeof(struct iommu_page_ser) == 8);
 
 /** INTEL_IOMMU_SER_PGSNP - In scalable mode: Page Snoop of the PASID table entry. */
 #define INTEL_IOMMU_SER_PGSNP		BIT(2)
+
+/** INTEL_IOMMU_SER_DTE - In scalable mode: Device-TLB Enable of the context entry. */
+#define INTEL_IOMMU_SER_DTE		BIT(3)
 
 /**
  * struct intel_iommu_rid_ser - How a VT-d unit translates a requester ID.

@@ -3,6 +3,7 @@
 
 import re
 from collections import Counter
+from datetime import datetime
 from functools import cached_property
 from itertools import takewhile
 
@@ -352,6 +353,19 @@ def faults(run):
     refused = refused_dma(run.vm)
     if refused:
         yield f"{len(refused)} DMA faults, the first: {refused[0]}"
+
+
+def forgotten(run):
+    """ATS is on, so that what a device has cached is invalidated when it is finished."""
+    with open(run.vm.trace, errors="replace") as file:
+        times = [datetime.fromisoformat(when).timestamp() for when in
+                 re.findall(r"(\S+) vtd_inv_desc invalidate desc type device", file.read())]
+    if run.vm.found["ats"] != [True] * len(run.kexecs):
+        yield f"that it may cache was kept: {run.vm.found['ats']}"
+    for _, end in run.windows:
+        start = max(mark for mark in run.marks if mark < end)
+        if not any(start < time < end for time in times):
+            yield "what was cached wasn't invalidated at finish"
 
 
 def all_packets(run, bdfs):

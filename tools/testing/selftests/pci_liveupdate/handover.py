@@ -145,7 +145,7 @@ class Handover(Memory):
         return self.get("Q", self.find_data("iommu", self.is_translation))
 
     def is_translation(self, address):
-        return self.get("Q", address) == 3 and 0 < self.get("Q", address + 8) < vmtest.RAM
+        return self.get("Q", address) == 4 and 0 < self.get("Q", address + 8) < vmtest.RAM
 
     def used_slots(self, head, size):
         """Of records that begin with 0 if they are free."""

@@ -248,6 +248,13 @@ def virtio(name, device="", **others):
                                f"{VIRTIO},bus=root,iommu_platform=on{device}"])
 
 
+def cached(name, **others):
+    """Twice, as the second kernel adopts ATS before it hands it over."""
+    return virtio(name, ",ats=on", updates=2, qemu=("-trace", "vtd_inv_desc"),
+                  answers={(kernel, "VMM: found"): [vtd.note_ats(0x100)] for kernel in (2, 3)},
+                  checks=[*checks.FULL, checks.forgotten], **others)
+
+
 def commands(name, **others):
     """Commands of an NVMe controller, see vmm_nvme.c"""
     return Scenario(name, [f"{ROOT_PORT},bus=pcie.0",
@@ -342,6 +349,14 @@ IOMMU = [
     virtio("virtio_iommu", core="a virtio device behind an IOMMU"),
     virtio("virtio_second_stage", **SECOND_STAGE),
     virtio("virtio_first_stage", **FIRST_STAGE),
+    cached("virtio_ats", unit=",device-iotlb=on", core="a device that caches translations"),
+    cached("virtio_ats_second_stage", unit=",scalable-mode=on,device-iotlb=on",
+           append="intel_iommu=sm_on"),
+    cached("virtio_ats_first_stage", unit=",scalable-mode=on,fsts=on,device-iotlb=on",
+           append="intel_iommu=sm_on"),
+    virtio("virtio_noats", ",ats=on", unit=",device-iotlb=on", next_append="pci=noats", checks=[],
+           lines={(2, "liveupdate: DMA paused: ATS isn't allowed for it any more"): 1},
+           problems=("gave up waiting for all of", "nobody has said that all was done")),
     commands("commands"),
     # The documentation says so
     virtio("virtio_paused", qemu=NO_CMPXCHG16B, pauses=True, checks=[checks.trace],
@@ -382,6 +397,7 @@ IOMMU = [
     not_adopted("type", "impossible flags", "B", 35, 0x9),
     not_adopted("mode", "impossible flags", "B", 36, 1),
     not_adopted("snoop", "impossible flags", "B", 35, 1 << 2 | 1, **FIRST_STAGE),
+    not_adopted("ats", "impossible flags", "B", 35, 1 << 3 | 1, **SECOND_STAGE),
     not_adopted("segment", "it is of another segment", "I", 8, 1),
     not_adopted("stage", "impossible flags", "B", 36, 2, **SECOND_STAGE),
     not_adopted("levels", "impossible address width", "B", 34, 2, **FIRST_STAGE),

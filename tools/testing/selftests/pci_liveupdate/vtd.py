@@ -51,6 +51,15 @@ class Unit:
             above = self.get(address, 1)[0]
         return address
 
+    def allows_ats(self, root, bdf):
+        """What the context entry says (sec 9.3 and 9.4)."""
+        bus, devfn = bdf >> 8, bdf & 0xff
+        pair = self.get((root & ADDRESS) + 16 * bus, 2)
+        above, offset = (pair[devfn >> 7], 32 * (devfn & 0x7f)) if root & SCALABLE else \
+            (pair[0], 16 * devfn)
+        entry = self.get((above & ADDRESS) + offset, 1)[0]
+        return bool(entry & 1 << 2)     # Translation Type 1, or Device-TLB Enable
+
     def entry(self, root, bdf):
         """None: it isn't present."""
         address = self.locate(root, bdf)
@@ -106,6 +115,14 @@ def note_entry(bdf):
     def note(vm, kernel):
         unit = Unit(vm)
         vm.found.setdefault("entries", []).append(unit.entry(unit.registers()[1], bdf))
+    return note
+
+
+def note_ats(bdf):
+    """Whether an entry that is kept lets its device cache translations."""
+    def note(vm, kernel):
+        unit = Unit(vm)
+        vm.found.setdefault("ats", []).append(unit.allows_ats(unit.registers()[1], bdf))
     return note
 
 
