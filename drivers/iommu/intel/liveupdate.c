@@ -251,6 +251,20 @@ static int intel_kept_visit(u64 top, u32 format, struct pt_iommu_visitor *visito
 	return pt_iommu_vtdss_visit_top(top, top_level, visitor);
 }
 
+/* If no unit of this kernel is that of a record, its device may do DMA by way of any. */
+static bool intel_rid_has_unit(const struct iommu_rid_ser *rec)
+{
+	struct dmar_drhd_unit *drhd;
+	struct intel_iommu *iommu;
+
+	for_each_active_iommu(iommu, drhd) {
+		if (intel_rid_is_of(rec, iommu))
+			return true;
+	}
+
+	return false;
+}
+
 static int intel_kept_add(const struct iommu_rid_ser *rec,
 			  const struct iommu_domain_ser *domain, void *data)
 {
@@ -260,6 +274,10 @@ static int intel_kept_add(const struct iommu_rid_ser *rec,
 	void *other;
 	int err;
 
+	if (!intel_rid_has_unit(rec)) {
+		pr_err("%s: a record is of a unit that isn't used\n", iommu->name);
+		return -EINVAL;
+	}
 	if (!intel_rid_is_of(rec, iommu))
 		return 0;
 	if (!intel_rid_is_live(rec)) {

@@ -355,6 +355,27 @@ def faults(run):
         yield f"{len(refused)} DMA faults, the first: {refused[0]}"
 
 
+def cost(run):
+    """What it costs to keep the page tables: in the old kernel, and between userspaces."""
+    def guest(kernel, text):
+        return float(re.search(r"\[ *([\d.]+)\]", next(
+            line.text for line in run.vm.lines if line.kernel == kernel and text in line.text))[1])
+    preserve = int(run.vm.first("took").fields["us"])
+    freeze = guest(1, "Starting new kernel") - guest(1, "VMM: kexec")
+    init = run.vm.times(2, "INIT: stage 2")[0] - run.vm.first("kexec").time
+    run.notes.append(f"preserve {preserve / 1000:.1f} ms, freeze and shutdown {freeze * 1000:.0f} "
+                     f"ms, to the next userspace {init:.2f} s, KHO pages "
+                     f"{run.vm.found['preserved'][1]}")
+    return []
+
+
+def superpages(run):
+    """Both kernels map memory in pages of 2 MiB."""
+    sizes = run.vm.found["sizes"]
+    if set(sizes) != {2 << 20} or len(sizes) != len(run.kexecs) + 1:
+        yield f"pages had {sizes} bytes"
+
+
 def forgotten(run):
     """ATS is on, so that what a device has cached is invalidated when it is finished."""
     with open(run.vm.trace, errors="replace") as file:
@@ -532,13 +553,13 @@ def quiesced(run):
 # ---- for faults.c, stress.c and KUnit ----
 
 def failing_allocations(run):
-    for call in "preserve", "unpreserve", "retrieve", "bind", "finish":
+    for call in "preserve", "unpreserve", "retrieve", "bind", "attach", "finish":
         last = run.vm.find("allocations", call=call)[-1].fields
         run.notes.append("{call}: {failed} allocations failed, {again} calls worked the second "
                          "time; did without {survived}".format(**last))
         if last["complete"] != "1":
             yield f"{call}: there were not enough devices for all allocations"
-        if call in ("preserve", "retrieve", "bind") and last["failed"] == "0":
+        if call in ("preserve", "retrieve", "bind", "attach") and last["failed"] == "0":
             yield f"{call}: no allocation failed, so this run proves nothing"
 
 

@@ -27,6 +27,8 @@
 #define MAX_DEVICES	248
 #define TOKEN		1
 #define ROUNDS		100
+#define MEMORY_SESSION	"faults"
+#define MEMORY_SIZE	4096
 
 struct call {
 	const char *name;
@@ -41,6 +43,7 @@ static struct call preserve = { .name = "preserve" };
 static struct call unpreserve = { .name = "unpreserve" };
 static struct call retrieve = { .name = "retrieve" };
 static struct call bind_iommufd = { .name = "bind" };
+static struct call attach = { .name = "attach" };
 static struct call finish = { .name = "finish" };
 
 struct device {
@@ -227,6 +230,29 @@ static void check_bus_master(struct device *dev, struct call *call, bool expecte
 
 /* ---- stage 1 ---- */
 
+/* All devices reach it, if an IOMMU lets them. */
+static void preserve_memory(void)
+{
+	struct iommu_ioas_map map = {
+		.size = sizeof(map),
+		.flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE,
+		.ioas_id = ioas_id,
+		.length = MEMORY_SIZE,
+	};
+	int session = check_luo(luo_create_session(luo, MEMORY_SESSION), "create session",
+				MEMORY_SESSION);
+	int memfd = check(memfd_create("memory", 0), "memfd", "memory");
+	void *memory;
+
+	check(ftruncate(memfd, MEMORY_SIZE), "size", "memory");
+	memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+	if (memory == MAP_FAILED)
+		die_errno(errno, "mmap");
+	map.user_va = (uintptr_t)memory;
+	check(ioctl(iommufd, IOMMU_IOAS_MAP, &map), "map", "memory");
+	check_luo(luo_session_preserve_fd(session, memfd, TOKEN), "preserve", "memory");
+}
+
 static __u64 command_offset(struct device *dev)
 {
 	struct vfio_region_info info = {
@@ -251,6 +277,7 @@ static void set_up(struct device *dev)
 {
 	dev->fd = open_cdev(dev->bdf);
 	bind_device(dev->fd, iommufd, dev->bdf);
+	attach_device(dev->fd, ioas_id, dev->bdf);
 	enable_dma(dev);
 }
 
@@ -314,6 +341,7 @@ static void look_for_lost_pages(struct device *dev)
 
 static void stage1(const char *append)
 {
+	preserve_memory();
 	for_each_device(dev)
 		set_up(dev);
 	look_for_lost_pages(devices);
@@ -346,7 +374,17 @@ static int try_retrieve(struct device *dev)
 	return dev->fd;
 }
 
-/* What isn't attached pauses at finish. */
+/* What isn't attached pauses at finish, or goes on as it was. */
+static void try_attach(struct device *dev)
+{
+	arm(&attach);
+	if (disarm(&attach, try_to_attach(dev->fd, ioas_id), dev->bdf)) {
+		check_luo(try_to_attach(dev->fd, ioas_id), "attach", dev->bdf);
+		attach.again++;
+	}
+	check_bus_master(dev, &attach, true);
+}
+
 static void try_bind(struct device *dev)
 {
 	int err;
@@ -359,7 +397,7 @@ static void try_bind(struct device *dev)
 	}
 	check_bus_master(dev, &bind_iommufd, !err);
 	if (!err)
-		attach_device(dev->fd, ioas_id, dev->bdf);
+		try_attach(dev);
 }
 
 /* It is open when the kernel can't tell, so is closed again, and given up. */
@@ -425,10 +463,15 @@ static void take_back(struct device *dev)
 
 static void stage2(void)
 {
+	int session = check_luo(luo_retrieve_session(luo, MEMORY_SESSION), "retrieve session",
+				MEMORY_SESSION);
+
 	for_each_device(dev)
 		take_back(dev);
+	check_luo(luo_session_finish(session), "finish", "memory");
 	report(&retrieve);
 	report(&bind_iommufd);
+	report(&attach);
 	report(&finish);
 	say("done");
 }

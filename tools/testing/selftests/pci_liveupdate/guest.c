@@ -31,12 +31,17 @@ void expect(int err, int expected, const char *what, const char *where)
 		die("%s %s: %s, not: %s", where, what, strerror(err), strerror(expected));
 }
 
-__u64 now_ms(void)
+__u64 now_us(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
+	return ts.tv_sec * 1000000ULL + ts.tv_nsec / 1000;
+}
+
+__u64 now_ms(void)
+{
+	return now_us() / 1000;
 }
 
 /* Returns 0 or -errno. */
@@ -187,14 +192,20 @@ __u32 alloc_ioas(int iommufd)
 	return alloc.out_ioas_id;
 }
 
-void attach_device(int fd, __u32 ioas_id, const char *bdf)
+/* Returns -errno */
+int try_to_attach(int fd, __u32 ioas_id)
 {
 	struct vfio_device_attach_iommufd_pt attach = {
 		.argsz = sizeof(attach),
 		.pt_id = ioas_id,
 	};
 
-	check(ioctl(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach", bdf);
+	return ioctl(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ? -errno : 0;
+}
+
+void attach_device(int fd, __u32 ioas_id, const char *bdf)
+{
+	check_luo(try_to_attach(fd, ioas_id), "attach", bdf);
 }
 
 /* With this one's command line and something appended. */

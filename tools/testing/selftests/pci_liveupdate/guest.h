@@ -30,6 +30,7 @@ int check(int ret, const char *what, const char *where);
 int check_luo(int ret, const char *what, const char *where);
 void expect(int err, int expected, const char *what, const char *where);
 
+__u64 now_us(void);
 __u64 now_ms(void);
 
 /* Call until() every millisecond until it is true. */
@@ -53,6 +54,7 @@ int open_cdev(const char *bdf);
 int try_to_bind(int fd, int iommufd);
 void bind_device(int fd, int iommufd, const char *bdf);
 __u32 alloc_ioas(int iommufd);
+int try_to_attach(int fd, __u32 ioas_id);
 void attach_device(int fd, __u32 ioas_id, const char *bdf);
 
 void show_path(const char *bdf);

@@ -230,8 +230,8 @@ HAND_OVER = "--hand-over 1500"
 
 
 def translated(name, **others):
-    return Scenario(name, iommu=True, on=DEMO,
-                    **{"devices": [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"],
+    return Scenario(name, iommu=True,
+                    **{"devices": [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], "on": DEMO,
                        "adopted": (1, 1, 0), "checks": checks.FULL, **others})
 
 
@@ -240,6 +240,21 @@ def translated_packets(name, **others):
     return Scenario(name, [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
                     adopted=(2, 0, 0), leaks=False, checks=checks.FULL, iommu=True, on=DEMO,
                     **others)
+
+
+def superpages(name, append="", **others):
+    return translated(name, append=f"transparent_hugepage_shmem=always {append}",
+                      checks=[*checks.FULL, checks.superpages], **others,
+                      answers={event: [vtd.note_page_sizes] for event in
+                               ((1, "VMM: receiving"), (2, "VMM: finished"))})
+
+
+def cost(gib, huge="", **others):
+    """Run by name, several times"""
+    return translated(f"cost_{gib}{huge}", options=f"--alias {gib * 128 or 7}",
+                      append="transparent_hugepage_shmem=always" if huge else "",
+                      checks=[checks.traffic, checks.cost], limit=200, on=(),
+                      answers={KEXEC: [handover.count_pages]}, **others)
 
 
 def virtio(name, device="", **others):
@@ -270,6 +285,9 @@ def not_adopted(name, why, layout, offset, value, **others):
                           lambda given: given.put_in_requester_id(layout, offset, value))]},
                       lines={(2, f"DMAR: liveupdate: dmar0: {why}"): 1,
                              (2, "liveupdate: DMA paused: the IOMMU can't be taken over"): 1})
+
+
+UNKNOWN_UNIT = "a record is of a unit that isn't used"
 
 
 def given_up(name, how, says, adopted, error, **others):
@@ -334,6 +352,15 @@ IOMMU = [
                core="the same in scalable mode"),
     translated("map_late_first_stage", **FIRST_STAGE, options=MAP_LATE,
                core="the same with tables like the CPU's"),
+    *(cost(gib, huge) for gib in (0, 1, 16) for huge in ("", "_huge")),
+    # The ring is nearly full in the end
+    translated("fast", interval=1 / 2600, on=()),
+    Scenario("cost_no_iommu", [f"{ROOT_PORT},bus=pcie.0", f"{IGB0},bus=root"], on=(),
+             adopted=(1, 1, 0), checks=[checks.traffic, checks.cost],
+             answers={KEXEC: [handover.count_pages]}),
+    superpages("superpages", core="memory in huge pages"),
+    superpages("superpages_second_stage", **SECOND_STAGE),
+    superpages("superpages_first_stage", **FIRST_STAGE),
     # An agent finishes the session before a VMM has attached what it maps
     translated("handed_over", options=HAND_OVER,
                core="finish before a VMM has come for its device"),
@@ -391,6 +418,7 @@ IOMMU = [
     abandoned("abandoned_second_stage", **SECOND_STAGE),
     quarantined("quarantined_pass_through"),
     quarantined("quarantined_second_stage", **SECOND_STAGE),
+    not_adopted("unit", UNKNOWN_UNIT, "Q", 16, 0x1000, core="a record of a unit that isn't there"),
     not_adopted("root", "it uses another root table", "Q", 24, 0x1000),
     not_adopted("domain_id", "impossible domain ID", "H", 32, 1),
     not_adopted("width", "impossible address width", "B", 34, 7),
@@ -846,6 +874,10 @@ OTHERS = [
     Scenario("faults", [BRIDGE, *(f"pci-testdev,bus=bridge,addr={1 + number // 8}.{number % 8},"
                                   "multifunction=on" for number in range(68))],
              0, "faults", append="loglevel=6", limit=90, checks=[checks.failing_allocations]),
+    # Each with a requester ID and a group of its own
+    Scenario("faults_iommu", [f"pci-testdev,bus=pcie.0,addr={slot:x}.0" for slot in range(2, 31)],
+             0, "faults", append="loglevel=6", iommu=True, limit=90,
+             checks=[checks.failing_allocations]),
     Scenario("stress", [*SWITCH[:4], DOWN.format(2, 4), DOWN.format(3, 5), f"{IGB0},bus=down0",
                         "e1000,bus=down1,romfile=", "e1000,bus=down2,romfile="],
              append='stress="5 0000:03:00.0 0000:04:00.0 0000:05:00.0 0000:06:00.0" loglevel=6',

@@ -41,9 +41,12 @@
 #define MAX_SESSIONS	8
 
 #define IOVA_BASE	0x100000000ULL
+#define ALIAS_BASE	0x1000000000ULL
 #define REUSED_SIZE	(4 * MEMORY_SIZE)
 #define REUSED_PATTERN	0xa5
 #define CANARY		0x5a
+/* Where the memory is in its memfd: at a huge page. There is as much behind it. */
+#define MEMORY_OFFSET	(2U << 20)
 
 static struct {
 	const char *kernel;
@@ -62,6 +65,7 @@ static struct {
 	bool disturb;
 	bool swap;
 	int hand_over;
+	int alias;
 	bool unfinished;
 	bool apart;
 	bool again;
@@ -279,8 +283,7 @@ static void nic_attach(struct nic *nic)
 	attach_device(nic->fd, ioas_of(nic), nic->bdf);
 }
 
-/* Let the NIC reach its memory. This also pins it. */
-static void nic_map_dma(struct nic *nic)
+static void map_at(struct nic *nic, __u64 iova)
 {
 	struct iommu_ioas_map map = {
 		.size = sizeof(map),
@@ -289,10 +292,23 @@ static void nic_map_dma(struct nic *nic)
 		.ioas_id = ioas_of(nic),
 		.user_va = (uintptr_t)nic->memory,
 		.length = MEMORY_SIZE,
-		.iova = nic->iova,
+		.iova = iova,
 	};
 
 	check(ioctl(iommufd, IOMMU_IOAS_MAP, &map), "map memory", nic->bdf);
+}
+
+/* Let the NIC reach its memory. This also pins it. */
+static void nic_map_dma(struct nic *nic)
+{
+	map_at(nic, nic->iova);
+}
+
+/* Page tables as large as those of more memory than the machine has */
+static void nic_map_aliases(struct nic *nic)
+{
+	for (int i = 0; i < options.alias; i++)
+		map_at(nic, ALIAS_BASE + (__u64)i * MEMORY_SIZE);
 }
 
 /* What the NIC has to use as address: the physical one if there is no IOMMU. */
@@ -323,23 +339,23 @@ __u64 dma_addr_saved(struct nic *nic, const void *p)
 
 /* ---- memory ---- */
 
-/* In the memfd there is a page before and behind it. */
 static void nic_map_memory(struct nic *nic)
 {
 	nic->memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-			   nic->memfd, DMA_PAGE);
+			   nic->memfd, MEMORY_OFFSET);
 	if (nic->memory == MAP_FAILED)
 		die_errno(errno, "%s map memory", nic->bdf);
 }
 
-static const off_t canaries[] = { 0, DMA_PAGE + MEMORY_SIZE };
+/* The pages before and behind it */
+static const off_t canaries[] = { MEMORY_OFFSET - DMA_PAGE, MEMORY_OFFSET + MEMORY_SIZE };
 
 static void nic_create_memory(struct nic *nic)
 {
 	__u8 page[DMA_PAGE];
 
 	nic->memfd = check(memfd_create(nic->bdf, 0), "memfd", nic->bdf);
-	check(ftruncate(nic->memfd, MEMORY_SIZE + 2 * DMA_PAGE), "memfd size", nic->bdf);
+	check(ftruncate(nic->memfd, MEMORY_SIZE + 2 * MEMORY_OFFSET), "memfd size", nic->bdf);
 	memset(page, CANARY, sizeof(page));
 	for (int i = 0; i < ARRAY_SIZE(canaries); i++)
 		check(pwrite(nic->memfd, page, sizeof(page), canaries[i]), "canary", nic->bdf);
@@ -562,6 +578,7 @@ static void nic_receive(struct nic *nic)
 {
 	nic_create_memory(nic);
 	nic_map_dma(nic);
+	nic_map_aliases(nic);
 	nic_place_ring(nic);
 	nic->driver->start(nic);
 }
@@ -631,11 +648,13 @@ static void create_sessions(void)
 /* While some device is being removed, or found, there is no place for another. */
 static void preserve_device(int session, struct nic *nic)
 {
+	__u64 start = now_us();
 	int err;
 
 	wait_for(20000, (err = luo_session_preserve_fd(session, nic->fd, device_token(nic))) !=
 		 -EAGAIN, "%s", nic->bdf);
 	check_luo(err, "preserve device", nic->bdf);
+	say("took bdf=%s us=%llu", nic->bdf, (unsigned long long)(now_us() - start));
 }
 
 /* Another device has a slot in the table, and gives it back. */
@@ -967,7 +986,7 @@ static void hand_over(void)
 static void nic_free_buffers(struct nic *nic)
 {
 	check(fallocate(nic->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			DMA_PAGE + offsetof(struct memory, buffer),
+			MEMORY_OFFSET + offsetof(struct memory, buffer),
 			sizeof(nic->memory->buffer)), "free buffers", nic->bdf);
 }
 
@@ -1111,6 +1130,7 @@ static void usage(void)
 		"  --replace N     replace the address space that the NICs use N times\n"
 		"  --map-late MS   when NICs are taken back, attach them, wait, map memory and finish\n"
 		"  --hand-over MS  in stage 2 finish first, and take back MS later\n"
+		"  --alias N       map the memory of NICs N times more, each time somewhere else\n"
 		"  --apart         each NIC has an address space of its own\n"
 		"  --swap          preserve, and cancel, a device between the first and the second\n"
 		"  --unfinished    in stage 2 take back, and don't finish\n"
@@ -1138,6 +1158,7 @@ static void parse_options(int argc, char *argv[])
 		{ "replace", required_argument, NULL, 'r' },
 		{ "map-late", required_argument, NULL, 'm' },
 		{ "hand-over", required_argument, NULL, 'o' },
+		{ "alias", required_argument, NULL, 'y' },
 		{ "apart", no_argument, NULL, 't' },
 		{ "swap", no_argument, NULL, 'w' },
 		{ "unfinished", no_argument, NULL, 'e' },
@@ -1171,6 +1192,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'o':
 			options.hand_over = atoi(optarg);
+			break;
+		case 'y':
+			options.alias = atoi(optarg);
 			break;
 		case 't':
 			options.apart = true;

@@ -67,7 +67,11 @@ class Unit:
         return entry if entry and entry[0] & 1 else None
 
     def translate(self, root, bdf, address):
-        """The physical address of a page (sec 9.7 to 9.9)."""
+        """The physical address of a page of 4 KiB."""
+        return self.walk(root, bdf, address)[0]
+
+    def walk(self, root, bdf, address):
+        """Also how large it is in the tables (sec 9.7 to 9.9)."""
         entry = self.entry(root, bdf)
         if not entry:
             raise Fault(f"{bdf:#x} has no translation")
@@ -84,7 +88,7 @@ class Unit:
             if not table & present:
                 raise Fault(f"{bdf:#x} has nothing at {address:#x}")
             if not level or table & 1 << 7:     # a superpage
-                return table & ADDRESS & -1 << shift | address & ~(-1 << shift)
+                return table & ADDRESS & -1 << shift | address & ~(-1 << shift), 1 << shift
 
 
 class Translator:
@@ -116,6 +120,13 @@ def note_entry(bdf):
         unit = Unit(vm)
         vm.found.setdefault("entries", []).append(unit.entry(unit.registers()[1], bdf))
     return note
+
+
+def note_page_sizes(vm, kernel):
+    """Of the pages that the rings of all devices are in."""
+    for watcher in vm.watchers:
+        _, size = watcher.unit.walk(watcher.unit.registers()[1], watcher.bdf, watcher.address)
+        vm.found.setdefault("sizes", []).append(size)
 
 
 def note_ats(bdf):
