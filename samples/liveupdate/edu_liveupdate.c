@@ -860,4 +860,5 @@ static void __exit edu_exit(void)
 module_exit(edu_exit);
 
 MODULE_DESCRIPTION("PCI live update sample: a driver for QEMU's edu device");
+MODULE_ALIAS_LIVEUPDATE(EDU_COMPATIBLE);
 MODULE_LICENSE("GPL");

@@ -503,6 +503,12 @@ static int vfio_pci_retrieve_device(struct pci_dev *pdev, struct vfio_pci_ser *s
 	return ret;
 }
 
+/* Memory may be short, or the driver still be probing: LUO lets its user try again. */
+static bool vfio_pci_can_try_again(int err)
+{
+	return err == -ENOMEM || err == -ENFILE || err == -ENODEV;
+}
+
 static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 {
 	struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
@@ -517,8 +523,10 @@ static int vfio_pci_retrieve(struct liveupdate_file_op_args *args)
 		return -ENODEV;
 
 	ret = vfio_pci_retrieve_device(pdev, ser, &args->file);
-	/* It is that of another file */
-	if (ret && ret != -EBUSY)
+	if (vfio_pci_can_try_again(ret))
+		ret = -EAGAIN;
+	/* -EBUSY: the device is that of another file */
+	else if (ret && ret != -EBUSY)
 		pci_liveupdate_abandon(pdev, "its file can't be retrieved");
 	pci_dev_put(pdev);
 	return ret;
@@ -646,6 +654,8 @@ static struct liveupdate_file_handler vfio_pci_liveupdate_handler = {
 	.ops = &vfio_pci_liveupdate_ops,
 	.compatible = VFIO_PCI_LIVEUPDATE_COMPATIBLE,
 };
+
+MODULE_ALIAS_LIVEUPDATE(VFIO_PCI_LIVEUPDATE_COMPATIBLE);
 
 /**
  * vfio_pci_liveupdate_register - Register the file handler

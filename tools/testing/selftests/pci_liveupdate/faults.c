@@ -5,8 +5,8 @@
  *	faults --stage 1 [--append TEXT] <bdf>...	preserve, kexec
  *	faults --stage 2 <bdf>...			take back, finish
  *
- * Each device is bound to vfio-pci. It has a session of its own, as the kernel
- * doesn't try again to retrieve a file: there must be more devices than allocations.
+ * Each device is bound to vfio-pci. It has a session of its own, as it can be retrieved, bound
+ * and finished only once: there must be more devices than allocations.
  *
  * Lines that begin with "VMM:" are for programs, see vmtest.py.
  */
@@ -136,6 +136,9 @@ static int disarm(struct call *call, int err, const char *bdf)
 		call->failed++;
 	else
 		call->survived++;
+	/* LUO says that it can be tried again */
+	if (call == &retrieve && err == -EAGAIN)
+		return err;
 	if (err < 0 && (call->complete || err != -ENOMEM))
 		die_errno(-err, "%s %s, allocation %d", bdf, call->name, call->nth);
 	return err;
@@ -362,16 +365,16 @@ static void stage1(const char *append)
 
 /* ---- stage 2 ---- */
 
-static int try_retrieve(struct device *dev)
+static void try_retrieve(struct device *dev)
 {
 	arm(&retrieve);
 	dev->fd = luo_session_retrieve_fd(dev->session, TOKEN);
 	if (disarm(&retrieve, dev->fd < 0 ? dev->fd : 0, dev->bdf)) {
 		dev->fd = luo_session_retrieve_fd(dev->session, TOKEN);
-		retrieve.again += dev->fd >= 0;
+		check_luo(dev->fd, "retrieve", dev->bdf);
+		retrieve.again++;
 	}
-	check_bus_master(dev, &retrieve, dev->fd >= 0);
-	return dev->fd;
+	check_bus_master(dev, &retrieve, true);
 }
 
 /* What isn't attached pauses at finish, or goes on as it was. */
@@ -441,8 +444,7 @@ static void give_up(struct device *dev)
 	char path[PATH_MAX];
 
 	close(dev->session);
-	if (dev->fd >= 0)
-		close(dev->fd);
+	close(dev->fd);
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver/unbind", dev->bdf);
 	write_text(path, dev->bdf);
 }
@@ -451,12 +453,11 @@ static void take_back(struct device *dev)
 {
 	dev->session = check_luo(luo_retrieve_session(luo, dev->session_name),
 				 "retrieve session", dev->session_name);
-	if (try_retrieve(dev) >= 0) {
-		if (dev == &devices[nr_devices - 1])
-			bind_half_way(dev);
-		else
-			try_bind(dev);
-	}
+	try_retrieve(dev);
+	if (dev == &devices[nr_devices - 1])
+		bind_half_way(dev);
+	else
+		try_bind(dev);
 	try_finish(dev);
 	give_up(dev);
 }

@@ -68,6 +68,8 @@ static struct {
 	int alias;
 	bool unfinished;
 	bool apart;
+	bool early;
+	bool unhandled;
 	bool again;
 	const char *hotplug;
 	const char *hotadd;
@@ -824,6 +826,42 @@ static void retrieve_sessions(void)
 	}
 }
 
+static void load_modules(void)
+{
+	run("insmod /irqbypass.ko && insmod /vfio-pci-core.ko && insmod /vfio-pci.ko");
+	say("loaded");
+}
+
+/* They aren't as the previous kernel left them any more. */
+static void bind_all(void)
+{
+	char path[PATH_MAX];
+
+	for_each_nic(nic) {
+		snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver_override", nic->bdf);
+		write_text(path, "vfio-pci");
+		write_text("/sys/bus/pci/drivers_probe", nic->bdf);
+	}
+}
+
+/* An agent opens LUO in the initrd. The memory is there, the device has to wait for its driver. */
+static void retrieve_early(void)
+{
+	retrieve_sessions();
+	for_each_nic(nic) {
+		int session = *session_of(nic);
+
+		nic->memfd = check_luo(luo_session_retrieve_fd(session, memory_token(nic)),
+				       "retrieve memory", nic->bdf);
+		close(nic->memfd);
+		for (int i = 0; i < 2; i++)
+			expect(-luo_session_retrieve_fd(session, device_token(nic)), EAGAIN,
+			       "retrieve device", nic->bdf);
+	}
+	if (!options.unhandled)
+		load_modules();
+}
+
 static void retrieve_fds(struct nic *nic)
 {
 	int session = *session_of(nic);
@@ -1044,7 +1082,7 @@ static void take_all_back(void)
 {
 	if (options.crash)
 		crash();
-	else
+	else if (!options.early)
 		retrieve_sessions();
 	for_each_nic(nic)
 		nic_take_back(nic);
@@ -1089,14 +1127,22 @@ static void receive_all(void)
 
 static void stage2(void)
 {
-	bool nothing = !options.sessions || options.abort == options.stage - 1 ||
+	bool nothing = !options.sessions || options.unhandled ||
+		       options.abort == options.stage - 1 ||
 		       (options.unfinished && options.stage > 2);
 
 	iommufd_open();
 	disturb();
+	luo = check(luo_open_device(), "open", LUO_DEVICE);
+	if (options.early || options.unhandled)
+		retrieve_early();
+	if (options.unhandled) {
+		finish_sessions();
+		load_modules();
+		bind_all();
+	}
 	for_each_nic(nic)
 		report_path(nic->bdf);
-	luo = check(luo_open_device(), "open", LUO_DEVICE);
 	if (options.reuse) {
 		reuse_memory();
 		say("done");
@@ -1138,6 +1184,8 @@ static void usage(void)
 		"  --reuse         in stage 2 free the memory and use it again, finish and go\n"
 		"  --crash         in stage 2 another VMM has retrieved all files, and crashed\n"
 		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n"
+		"  --early         in stage 2 begin before vfio-pci is loaded, and load it\n"
+		"  --unhandled     in stage 2 finish before vfio-pci is loaded, and use the devices\n"
 		"  --again         in stage 2 replace the kernel once more\n"
 		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n"
 		"  --hotadd BDF    the host plugs in a device there: preserve it, too\n");
@@ -1166,6 +1214,8 @@ static void parse_options(int argc, char *argv[])
 		{ "reuse", no_argument, NULL, 'x' },
 		{ "crash", no_argument, NULL, 'c' },
 		{ "disturb", no_argument, NULL, 'd' },
+		{ "early", no_argument, NULL, 'j' },
+		{ "unhandled", no_argument, NULL, 'q' },
 		{ "again", no_argument, NULL, 'g' },
 		{ "hotplug", required_argument, NULL, 'h' },
 		{ "hotadd", required_argument, NULL, 'l' },
@@ -1231,6 +1281,12 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'd':
 			options.disturb = true;
+			break;
+		case 'j':
+			options.early = true;
+			break;
+		case 'q':
+			options.unhandled = true;
 			break;
 		case 'g':
 			options.again = true;
