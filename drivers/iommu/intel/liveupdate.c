@@ -32,6 +32,9 @@
  *   scalable mode intel_pasid_replace_sm_context(). If several devices use a requester ID,
  *   the last one's finish does that. A device that isn't attached is blocked.
  *
+ * A device that uses ATS has it on all the time: the kernel adopts ATS when it probes the
+ * device, and invalidates what the device has cached when the entry is replaced.
+ *
  * If a unit can't be taken over, the devices that are waited for are stopped before the
  * unit is.
  */
@@ -136,13 +139,13 @@ static bool intel_rid_uses_ats(const struct iommu_rid_ser *rec)
 		       (flags >> 2 & 3) == CONTEXT_TT_DEV_IOTLB : flags & INTEL_IOMMU_SER_DTE;
 }
 
-/* Nobody could invalidate what a device caches for which this kernel doesn't allow ATS. */
+/* If this kernel doesn't allow ATS for a device, it can't invalidate what the device caches. */
 static bool intel_ats_is_allowed(const struct iommu_rid_ser *rec, struct intel_iommu *iommu)
 {
 	struct pci_dev *pdev = NULL;
 
 	while ((pdev = intel_next_user(rec->segment, rec->rid, pdev))) {
-		/* Who shares its requester ID has no ATS */
+		/* A device that shares its requester ID has no ATS */
 		if (pci_dev_id(pdev) == rec->rid &&
 		    !(pci_ats_supported(pdev) && dmar_ats_supported(pdev, iommu))) {
 			pci_dev_put(pdev);
@@ -275,7 +278,8 @@ static int intel_kept_add(const struct iommu_rid_ser *rec,
 	int err;
 
 	if (!intel_rid_has_unit(rec)) {
-		pr_err("%s: a record is of a unit that isn't used\n", iommu->name);
+		pr_err("requester ID %#x of segment %u: no unit at %#llx\n", rec->rid,
+		       rec->segment, rec->intel.unit);
 		return -EINVAL;
 	}
 	if (!intel_rid_is_of(rec, iommu))
@@ -621,7 +625,7 @@ bool intel_liveupdate_adopt_ats(struct device *dev)
 	if (ctrl != (PCI_ATS_CTRL_ENABLE | PCI_ATS_CTRL_STU(VTD_PAGE_SHIFT - PCI_ATS_MIN_STU)))
 		return false;
 
-	/* This writes what is there */
+	/* Writes to ATS Control what is there */
 	iommu_enable_pci_ats(info);
 	return info->ats_enabled;
 }
@@ -643,7 +647,7 @@ static void intel_end_entry(struct pci_dev *pdev, u16 rid, struct device_domain_
 	else
 		intel_drop_entry(iommu, rid);
 
-	/* Legacy mode has it on only with page tables */
+	/* In legacy mode ATS is on only while a device is attached to a paging domain */
 	if (!sm_supported(iommu) && !info->domain)
 		iommu_disable_pci_ats(info);
 }
@@ -675,6 +679,10 @@ void intel_iommu_liveupdate_finish(struct device *dev)
 {
 	struct device_domain_info *info = dev_iommu_priv_get(dev);
 
-	if (info && info->iommu->kept && dev_is_pci(dev))
-		pci_for_each_dma_alias(to_pci_dev(dev), intel_rid_finish, info);
+	if (!info || !info->iommu->kept || !dev_is_pci(dev))
+		return;
+
+	pci_for_each_dma_alias(to_pci_dev(dev), intel_rid_finish, info);
+	if (!intel_liveupdate_is_kept(dev))
+		intel_iommu_set_up_ats(dev);
 }

@@ -379,14 +379,27 @@ def superpages(run):
 def forgotten(run):
     """ATS is on, so that what a device has cached is invalidated when it is finished."""
     with open(run.vm.trace, errors="replace") as file:
-        times = [datetime.fromisoformat(when).timestamp() for when in
-                 re.findall(r"(\S+) vtd_inv_desc invalidate desc type device", file.read())]
+        found = re.findall(r"(\S+) vtd_inv_desc invalidate desc type device high \S+ low (\S+)",
+                           file.read())
+    # The Source-ID: sec 6.5.2.5
+    times = [datetime.fromisoformat(when).timestamp() for when, low in found
+             if int(low, 16) >> 32 & 0xffff == vmtest.requester_id(run.kept[0])]
     if run.vm.found["ats"] != [True] * len(run.kexecs):
         yield f"that it may cache was kept: {run.vm.found['ats']}"
     for _, end in run.windows:
         start = max(mark for mark in run.marks if mark < end)
         if not any(start < time < end for time in times):
             yield "what was cached wasn't invalidated at finish"
+
+
+def ats_ends(run):
+    """It is turned off in the second kernel, after bus mastering was."""
+    bdf = run.kept[0]
+    ends = [next((change.time for change in run.changes([bdf]) if change.kernel == 2 and
+                  change.register == register and change.old & ~change.new & bit), None)
+            for register, bit in (("Command", BUS_MASTER), ("ATS Control", 1 << 15))]
+    if None in ends or ends[0] > ends[1]:
+        yield f"{bdf}: bus mastering and ATS ended at {ends}"
 
 
 def all_packets(run, bdfs):
@@ -473,8 +486,10 @@ def commands(run):
         for check in translation, faults:
             yield from check(run)
     for bdf in run.kept:
-        left, found, going_on = (int(run.vm.first(name, bdf=bdf).fields["received"])
-                                 for name in ("leaving", "found", "going_on"))
+        events = [run.vm.first(name, bdf=bdf) for name in ("leaving", "found", "going_on")]
+        left, found, going_on = (int(event.fields["received"]) for event in events)
+        if going_on >= int(events[-1].fields["submitted"]):
+            yield f"{bdf}: no command was in flight at finish: this run proves nothing"
         total = run.vm.first("commands", bdf=bdf).fields
         if not left < found:
             yield f"{bdf}: {left} commands were completed before the kexec, {found} after it"

@@ -186,7 +186,8 @@ static bool nvme_is_received(struct nic *nic, __u32 n)
 
 static void nvme_go_on(struct nic *nic)
 {
-	say("going_on bdf=%s received=%u", nic->bdf, nr_received(nic));
+	say("going_on bdf=%s received=%u submitted=%u", nic->bdf, nr_received(nic),
+	    nic->memory->nr_submitted);
 	submit(nic, NR_AFTER);
 }
 
