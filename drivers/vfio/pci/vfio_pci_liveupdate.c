@@ -21,14 +21,14 @@
  *   have been preserved before, and nothing can be mapped or unmapped from here on.
  *
  * freeze
- *   Part of the kexec. Freeze, and with it the kexec, fails if an interrupt is
- *   enabled or the device isn't in D0, as neither can be carried over; or if memory
- *   that the device can reach isn't preserved any more. Freeze also fails if some
- *   PCI device is being removed, as the removal may wait until a file is closed. From
- *   here on the file gives no access (-EBUSY, or SIGBUS on a mapping), so that
+ *   Part of the kexec. Freeze, and with it the kexec, fails if the device isn't in
+ *   D0, as that can't be carried over; or if memory that the device can reach isn't
+ *   preserved any more. Freeze also fails if some PCI device is being removed, as the
+ *   removal may wait until a file is closed. From here on the device's interrupts are
+ *   masked, and the file gives no access (-EBUSY, or SIGBUS on a mapping), so that
  *   nothing changes behind the next kernel's back. The device can still be
  *   detached: that touches the IOMMU, not the device. If the kexec fails for
- *   another reason, unfreeze gives access again.
+ *   another reason, unfreeze gives access again, and unmasks interrupts.
  *
  * retrieve
  *   In the next kernel the PCI core binds the device to vfio-pci, and the device
@@ -68,6 +68,9 @@
  * kernels or in neither: otherwise retrieve fails.
  */
 
+#include <linux/bitfield.h>
+#include <linux/bitmap.h>
+#include <linux/bits.h>
 #include <linux/file.h>
 #include <linux/idr.h>
 #include <linux/iommu_liveupdate.h>
@@ -261,8 +264,8 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	lockdep_assert_held(&vdev->igate);
 	lockdep_assert_held(&vdev->memory_lock);
 
-	if (vdev->irq_type != VFIO_PCI_NUM_IRQS)
-		return "its interrupts are enabled; disable them with VFIO_DEVICE_SET_IRQS";
+	if (vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX && !vdev->pci_2_3)
+		return "the device can't mask its INTx; disable it with VFIO_DEVICE_SET_IRQS";
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
 		return "it is in low power; leave it first";
 	/* Importers of a dma-buf access the device without asking vfio-pci */
@@ -272,6 +275,127 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 		return "an ioeventfd writes to its I/O ports; remove that first";
 
 	return vfio_pci_cannot_preserve(vdev);
+}
+
+/* Return where the mask bits of MSI are; 0 if the device has none. */
+static int vfio_pci_msi_mask_pos(struct pci_dev *pdev, u16 flags)
+{
+	if (!(flags & PCI_MSI_FLAGS_MASKBIT))
+		return 0;
+
+	return pdev->msi_cap + (flags & PCI_MSI_FLAGS_64BIT ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
+}
+
+/* Without mask bits MSI has to be off: a message would reach another kernel. */
+static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev)
+{
+	struct pci_dev *pdev = vdev->pdev;
+	unsigned int nr_vectors;
+	u16 flags;
+	int pos;
+
+	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
+	pos = vfio_pci_msi_mask_pos(pdev, flags);
+	if (!pos) {
+		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS,
+				      flags & ~PCI_MSI_FLAGS_ENABLE);
+		return;
+	}
+
+	nr_vectors = 1 << FIELD_GET(PCI_MSI_FLAGS_QMASK, flags);
+	pci_read_config_dword(pdev, pos, &vdev->liveupdate.msi_mask);
+	pci_write_config_dword(pdev, pos,
+			       vdev->liveupdate.msi_mask | GENMASK(nr_vectors - 1, 0));
+}
+
+static void vfio_pci_unmask_msi(struct vfio_pci_core_device *vdev)
+{
+	struct pci_dev *pdev = vdev->pdev;
+	u16 flags;
+	int pos;
+
+	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
+	pos = vfio_pci_msi_mask_pos(pdev, flags);
+	if (pos)
+		pci_write_config_dword(pdev, pos, vdev->liveupdate.msi_mask);
+	else
+		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS,
+				      flags | PCI_MSI_FLAGS_ENABLE);
+}
+
+static void vfio_pci_mask_msix(struct vfio_pci_core_device *vdev, bool mask)
+{
+	struct pci_dev *pdev = vdev->pdev;
+	u16 flags;
+
+	pci_read_config_word(pdev, pdev->msix_cap + PCI_MSIX_FLAGS, &flags);
+	flags &= ~PCI_MSIX_FLAGS_MASKALL;
+	if (mask)
+		flags |= PCI_MSIX_FLAGS_MASKALL;
+	pci_write_config_word(pdev, pdev->msix_cap + PCI_MSIX_FLAGS, flags);
+}
+
+/* With virq_disabled set nobody unmasks it. */
+static void vfio_pci_mask_intx(struct vfio_pci_core_device *vdev)
+{
+	u16 cmd;
+
+	guard(spinlock_irq)(&vdev->irqlock);
+
+	pci_read_config_word(vdev->pdev, PCI_COMMAND, &cmd);
+	vdev->liveupdate.intx_on = !(cmd & PCI_COMMAND_INTX_DISABLE);
+	vdev->liveupdate.virq_disabled = vdev->virq_disabled;
+	vdev->virq_disabled = true;
+	pci_intx(vdev->pdev, 0);
+}
+
+static void vfio_pci_unmask_intx(struct vfio_pci_core_device *vdev)
+{
+	guard(spinlock_irq)(&vdev->irqlock);
+
+	vdev->virq_disabled = vdev->liveupdate.virq_disabled;
+	pci_intx(vdev->pdev, vdev->liveupdate.intx_on);
+}
+
+/*
+ * Whoever had them on may be dead. What the device raises from here on stays pending where
+ * the device has bits for that; it comes when the next kernel's user has armed the vector.
+ */
+static void vfio_pci_mask_irqs(struct vfio_pci_core_device *vdev)
+{
+	lockdep_assert_held(&vdev->igate);
+
+	switch (vdev->irq_type) {
+	case VFIO_PCI_MSIX_IRQ_INDEX:
+		vfio_pci_mask_msix(vdev, true);
+		break;
+	case VFIO_PCI_MSI_IRQ_INDEX:
+		vfio_pci_mask_msi(vdev);
+		break;
+	case VFIO_PCI_INTX_IRQ_INDEX:
+		vfio_pci_mask_intx(vdev);
+		break;
+	}
+}
+
+static void vfio_pci_unmask_irqs(struct vfio_pci_core_device *vdev)
+{
+	lockdep_assert_held(&vdev->igate);
+
+	switch (vdev->irq_type) {
+	case VFIO_PCI_MSIX_IRQ_INDEX:
+		vfio_pci_mask_msix(vdev, false);
+		break;
+	case VFIO_PCI_MSI_IRQ_INDEX:
+		vfio_pci_unmask_msi(vdev);
+		break;
+	case VFIO_PCI_INTX_IRQ_INDEX:
+		vfio_pci_unmask_intx(vdev);
+		break;
+	}
+
+	/* What came while MSI was off is lost */
+	vfio_pci_signal_msis(vdev);
 }
 
 /*
@@ -345,6 +469,7 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 	}
 
 	WRITE_ONCE(vdev->liveupdate.frozen, true);
+	vfio_pci_mask_irqs(vdev);
 	unmap_mapping_range(vdev->vdev.inode->i_mapping,
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_BAR0_REGION_INDEX),
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_ROM_REGION_INDEX),
@@ -359,10 +484,12 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
 
 	guard(rwsem_write)(&vdev->liveupdate.lock);
+	guard(mutex)(&vdev->igate);
 	guard(rwsem_write)(&vdev->memory_lock);
 
 	WRITE_ONCE(vdev->liveupdate.frozen, false);
 	vfio_pci_resume_dma(vdev, phys_to_virt(args->serialized_data));
+	vfio_pci_unmask_irqs(vdev);
 }
 
 /* Get what the previous kernel wrote; NULL if it isn't there, which LUO doesn't check. */
@@ -539,7 +666,9 @@ static void vfio_pci_take_over(struct vfio_pci_core_device *vdev)
 
 	/* One that was given up is its next user's */
 	master = master && pci_liveupdate_is_incoming(vdev->pdev);
-	pci_liveupdate_finish(vdev->pdev);
+	/* Not while vectors are allocated: what isn't used by then is turned off */
+	scoped_guard(mutex, &vdev->igate)
+		pci_liveupdate_finish(vdev->pdev);
 	vfio_pci_forget(vdev);
 	if (!master)
 		return;
@@ -740,6 +869,7 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	const struct vfio_pci_ser *ser = vdev->liveupdate.ser;
 	struct pci_saved_state *state;
 
+	vdev->liveupdate.retrieved = false;
 	if (!pci_liveupdate_is_incoming(vdev->pdev)) {
 		if (ser)
 			return -EIO;
@@ -760,6 +890,8 @@ int vfio_pci_liveupdate_open(struct vfio_pci_core_device *vdev)
 	vdev->reset_works = ser->flags & VFIO_PCI_SER_RESET_WORKS;
 	vdev->nointx = ser->flags & VFIO_PCI_SER_NOINTX;
 	vdev->pci_2_3 = ser->flags & VFIO_PCI_SER_PCI_2_3;
+	vdev->liveupdate.retrieved = true;
+	bitmap_zero(vdev->liveupdate.armed, PCI_MSIX_FLAGS_QSIZE + 1);
 	return 0;
 }
 

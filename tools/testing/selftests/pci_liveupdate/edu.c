@@ -11,7 +11,6 @@
  */
 #include <fcntl.h>
 #include <getopt.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
@@ -350,29 +349,23 @@ static void vfio_check_dma(void)
 		die("%s has lost its bus mastering", options.vfio);
 }
 
-static void vfio_set_irq(bool on)
+static void vfio_set_low_power(bool on)
 {
-	struct {
-		struct vfio_irq_set set;
-		__s32 eventfd;
-	} irq = {
-		.set.argsz = sizeof(irq),
-		.set.index = VFIO_PCI_MSIX_IRQ_INDEX,
-		.set.flags = VFIO_IRQ_SET_ACTION_TRIGGER |
-			     (on ? VFIO_IRQ_SET_DATA_EVENTFD : VFIO_IRQ_SET_DATA_NONE),
-		.set.count = on,
-		.eventfd = check(eventfd(0, 0), "eventfd", options.vfio),
+	struct vfio_device_feature feature = {
+		.argsz = sizeof(feature),
+		.flags = VFIO_DEVICE_FEATURE_SET | (on ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
+						    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
 	};
 
-	check(ioctl(vfio, VFIO_DEVICE_SET_IRQS, &irq), "set interrupt", options.vfio);
+	check(ioctl(vfio, VFIO_DEVICE_FEATURE, &feature), "low power", options.vfio);
 }
 
 /* vfio-pci refuses to be frozen: those that were frozen before must be unfrozen */
 static void fail_to_kexec(void)
 {
-	vfio_set_irq(true);
+	vfio_set_low_power(true);
 	must_refuse(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", options.vfio);
-	vfio_set_irq(false);
+	vfio_set_low_power(false);
 }
 
 /* Says so here and in the trace, where everything that matters is seen before. */

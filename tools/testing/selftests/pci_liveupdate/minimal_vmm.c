@@ -176,10 +176,7 @@ static void before(const char *path)
 	strcpy(memory, "the guest's memory");
 	session = preserve_all(luo, SESSION, memfd, device);
 
-	/*
-	 * The guest may go on until here. Then its vCPUs stop, and VFIO_DEVICE_SET_IRQS
-	 * turns all interrupts off: the kexec fails otherwise, with -EINVAL.
-	 */
+	/* The guest may go on until here. Then its vCPUs stop. Interrupts may stay on. */
 	raise(SIGSTOP);
 
 	/* It did fail: the guest goes on. The session is good for another attempt. */
@@ -203,8 +200,8 @@ static void after(void)
 		die("memory", "isn't what it was");
 
 	/*
-	 * Here VFIO_DEVICE_SET_IRQS turns the interrupts on again. The device may have
-	 * raised some meanwhile: each is to be triggered once for the guest.
+	 * Here VFIO_DEVICE_SET_IRQS turns the interrupts on again. What the device has raised
+	 * meanwhile comes then, and maybe once too often.
 	 */
 	check(ioctl(session.fd, LIVEUPDATE_SESSION_FINISH, &finish), "finish");
 	check_dma(device);
