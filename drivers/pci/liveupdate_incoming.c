@@ -151,6 +151,9 @@ void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 
 	pci_warn(dev, "DMA stopped: %s; restart its user\n", why);
 	pci_clear_master(dev);
+	/* Nobody handles it: it would take the line away from others */
+	if (dev->pin && !dev->broken_intx_masking)
+		pci_intx(dev, 0);
 	if (pci_device_is_present(dev) && !pci_wait_for_pending_transaction(dev))
 		pci_warn(dev, "requests are still pending; reset it\n");
 }

@@ -335,10 +335,16 @@ static void vfio_pci_mask_msix(struct vfio_pci_core_device *vdev, bool mask)
 	pci_write_config_word(pdev, pdev->msix_cap + PCI_MSIX_FLAGS, flags);
 }
 
-/* With virq_disabled set nobody unmasks it. */
+/*
+ * Also if nobody has it on: a device that asserts it in the next kernel, where nobody handles
+ * it, takes it away from all that share the line. With virq_disabled set nobody unmasks it.
+ */
 static void vfio_pci_mask_intx(struct vfio_pci_core_device *vdev)
 {
 	u16 cmd;
+
+	if (!vdev->pci_2_3)
+		return;
 
 	guard(spinlock_irq)(&vdev->irqlock);
 
@@ -351,6 +357,9 @@ static void vfio_pci_mask_intx(struct vfio_pci_core_device *vdev)
 
 static void vfio_pci_unmask_intx(struct vfio_pci_core_device *vdev)
 {
+	if (!vdev->pci_2_3)
+		return;
+
 	guard(spinlock_irq)(&vdev->irqlock);
 
 	vdev->virq_disabled = vdev->liveupdate.virq_disabled;
@@ -372,10 +381,8 @@ static void vfio_pci_mask_irqs(struct vfio_pci_core_device *vdev)
 	case VFIO_PCI_MSI_IRQ_INDEX:
 		vfio_pci_mask_msi(vdev);
 		break;
-	case VFIO_PCI_INTX_IRQ_INDEX:
-		vfio_pci_mask_intx(vdev);
-		break;
 	}
+	vfio_pci_mask_intx(vdev);
 }
 
 static void vfio_pci_unmask_irqs(struct vfio_pci_core_device *vdev)
@@ -389,10 +396,8 @@ static void vfio_pci_unmask_irqs(struct vfio_pci_core_device *vdev)
 	case VFIO_PCI_MSI_IRQ_INDEX:
 		vfio_pci_unmask_msi(vdev);
 		break;
-	case VFIO_PCI_INTX_IRQ_INDEX:
-		vfio_pci_unmask_intx(vdev);
-		break;
 	}
+	vfio_pci_unmask_intx(vdev);
 
 	/* What came while MSI was off is lost */
 	vfio_pci_signal_msis(vdev);

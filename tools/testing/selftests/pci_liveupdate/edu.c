@@ -340,7 +340,7 @@ static void vfio_enable_dma(void)
 
 static void vfio_check_dma(void)
 {
-	__u8 config[PCI_COMMAND + 1];
+	__u8 config[PCI_COMMAND + 2];
 	char path[PATH_MAX];
 
 	find_path(options.vfio, path);

@@ -687,6 +687,9 @@ VFIO = [
                         "e1000,bus=pcie.0,addr=6.0,romfile=", "igb,bus=pcie.0,addr=7.0,romfile="],
          4, adopted=(4, 0, 0), lines={(1, "live update refused: it is in low power"): 1}, on=DEMO,
          core="interrupts that are on at the kexec"),
+    # Root slots 4 and 8 have one line
+    vfio("shared", [f"e1000,bus=pcie.0,addr={slot},romfile=" for slot in ("4.0", "8.0")],
+         adopted=(1, 0, 0), on=DEMO, core="a shared line that is asserted before its user is back"),
     # The VMM of the documentation
     vfio("minimal", igbs(1), adopted=(1, 1, 0), on=DEMO,
          core="the VMM of the documentation"),
@@ -767,6 +770,7 @@ EDU = [
     # The first attempt fails because edu.c has put the igb into low power
     edu("together", on=DEBUG, devices=["igb,bus=pcie.0,addr=4.0,romfile="],
         watched=(FIRST, PORT, LAST, NIC), adopted=(3, 1, 0),
+        allowed=(rf"kernel 1 {NIC} igb: Command .* 0x6 -> 0x406",),
         core="a native driver and vfio-pci in one session"),
     edu("removed_preserved", "--remove preserved", on=DEBUG, leaks=False, **GONE),
     edu("unbound_preserved", "--remove unbound", on=DEBUG, leaks=False, **GONE),

@@ -326,9 +326,16 @@ static void check_virtual_config(struct device *dev)
 		    VIRTUAL_LINE, dev->memory->virtual_bar);
 }
 
+/* But for what freeze sets, and whoever arms INTx clears */
+static void read_fixed_config(struct device *dev, __u8 *config)
+{
+	read_all_config(dev, config);
+	config[PCI_COMMAND + 1] &= ~(PCI_COMMAND_INTX_DISABLE >> 8);
+}
+
 static void note_config(struct device *dev)
 {
-	read_all_config(dev, dev->memory->config);
+	read_fixed_config(dev, dev->memory->config);
 }
 
 /* Closing a device resets it to what it was before. */
@@ -343,7 +350,7 @@ static void check_config(struct device *dev)
 {
 	__u8 config[CONFIG_SIZE];
 
-	read_all_config(dev, config);
+	read_fixed_config(dev, config);
 	for (int i = 0; i < CONFIG_SIZE; i++)
 		if (config[i] != dev->memory->config[i])
 			die("%s isn't what it was at first: byte %#x is %#x, not %#x", dev->bdf, i,
@@ -1164,6 +1171,49 @@ static void interrupts_2(void)
 	}
 }
 
+/* The second one isn't preserved, and shares the line of the first one. */
+static void shared_1(void)
+{
+	open_and_preserve();
+	raise_cause(&devices[0]);
+	start_kernel();
+}
+
+static void use_intx(struct device *dev, int fd, int count)
+{
+	for (int i = 0; i < count; i++) {
+		raise_cause(dev);
+		if (!wait_for_event(fd))
+			die("%s: no INTx after %d", dev->bdf, i);
+		readl(dev->vfio->bars[0].vaddr + E1000_ICR);
+		set_intx(dev, VFIO_IRQ_SET_ACTION_UNMASK, 1);
+	}
+	say("interrupts bdf=%s count=%d", dev->bdf, count);
+}
+
+/* The first one asserts its INTx all the time, and nobody handles that before it is armed. */
+static void shared_2(void)
+{
+	int session = retrieve_session("vmm");
+	int fd;
+
+	retrieve_memory(session);
+	create_iommu();
+	open_device(&devices[1]);
+	fd = watch_irq(&devices[1], VFIO_PCI_INTX_IRQ_INDEX);
+	use_intx(&devices[1], fd, 20);
+	retrieve_device(session, &devices[0]);
+	fd = watch_irq(&devices[0], VFIO_PCI_INTX_IRQ_INDEX);
+	if (!wait_for_event(fd))
+		die("%s: its INTx was lost", devices[0].bdf);
+	readl(devices[0].vfio->bars[0].vaddr + E1000_ICR);
+	set_intx(&devices[0], VFIO_IRQ_SET_ACTION_UNMASK, 1);
+	use_intx(&devices[0], fd, 20);
+	finish(session);
+	for_each_device(dev)
+		close_device(dev);
+}
+
 /* The first one is the e1000. */
 static void kinds_1(void)
 {
@@ -1477,6 +1527,7 @@ static const struct test {
 	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
 	{ "interrupts", { interrupts_1, interrupts_2 } },
+	{ "shared", { shared_1, shared_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
 	{ "unprotected", { usual_1, must_not_retrieve } },
 	{ "protected", { protected_1, protected_2 } },

@@ -185,6 +185,8 @@ static void report_function(const char *dir, const char *bdf)
 
 	if (read_config(dir, config, sizeof(config)) != sizeof(config))
 		die("%s has no config space", dir);
+	/* Freeze sets it */
+	config[PCI_COMMAND + 1] &= ~(PCI_COMMAND_INTX_DISABLE >> 8);
 
 	printf("VMM: pci nic=%s bdf=%s driver=%s command=%02x%02x",
 	       bdf, strrchr(dir, '/') + 1, driver_of(dir),
@@ -773,7 +775,7 @@ static void preserve_and_kexec(void)
 	load_next_kernel();
 	for_each_nic(nic) {
 		report_path(nic->bdf);
-		if (nic->driver)
+		if (nic->memory)
 			say("leaving bdf=%s received=%u", nic->bdf, nr_received(nic));
 	}
 	start_kernel();

@@ -67,7 +67,7 @@ BAD = re.compile(
     r"possible (recursive|circular)|inconsistent lock|suspicious RCU|unreferenced object|"
     r"kmemleak: \d+ new|lockdep is turned off|blocked for more than|soft lockup|"
     r"general protection|fault addr|/init: |kmemleak: Kernel memory leak detector disabled|"
-    r"Cannot allocate a kmemleak_object structure")
+    r"Cannot allocate a kmemleak_object structure|nobody cared|Disabling IRQ")
 
 # What ends a run, unless it is to be there
 FATAL = "VMM: FAIL|Kernel panic"
