@@ -14,6 +14,7 @@ work=$out/off
 # option says
 not_ours='kernel/liveupdate/(luo_session|luo_file|luo_flb|kexec_handover|kho_block).o'
 not_ours+='|drivers/vfio/pci/(vfio_pci_config|vfio-pci-core).o'
+not_ours+='|drivers/pci/msi/msi.o'
 not_ours+='|drivers/iommu/(intel/(iommu|pasid)|generic_pt/fmt/iommu_[a-z0-9_]*).o'
 not_ours+='|drivers/iommu/iommufd/[a-z_]*.o'
 
