@@ -147,12 +147,15 @@ void pci_incoming_release_path(struct pci_dev *dev)
  */
 void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 {
+	u8 pin;
+
 	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	pci_warn(dev, "DMA stopped: %s; restart its user\n", why);
 	pci_clear_master(dev);
-	/* Nobody handles it: it would take the line away from others */
-	if (dev->pin && !dev->broken_intx_masking)
+	/* Nobody handles its INTx, which would take the line away from others */
+	pci_read_config_byte(dev, PCI_INTERRUPT_PIN, &pin);
+	if (pin)
 		pci_intx(dev, 0);
 	if (pci_device_is_present(dev) && !pci_wait_for_pending_transaction(dev))
 		pci_warn(dev, "requests are still pending; reset it\n");

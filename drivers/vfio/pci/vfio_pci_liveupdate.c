@@ -258,14 +258,38 @@ static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
 	return false;
 }
 
+/* Return where the mask bits of MSI are; 0 if the device has none. */
+static int vfio_pci_msi_mask_pos(struct pci_dev *pdev, u16 flags)
+{
+	if (!(flags & PCI_MSI_FLAGS_MASKBIT))
+		return 0;
+
+	return pdev->msi_cap + (flags & PCI_MSI_FLAGS_64BIT ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
+}
+
+/* With MSI off, a device that has INTx uses that. */
+static bool vfio_pci_cannot_mask_irqs(struct vfio_pci_core_device *vdev)
+{
+	struct pci_dev *pdev = vdev->pdev;
+	u16 flags;
+
+	if (vdev->pci_2_3)
+		return false;
+	if (vdev->irq_type != VFIO_PCI_MSI_IRQ_INDEX)
+		return vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX;
+
+	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
+	return pdev->pin && !vdev->nointx && !vfio_pci_msi_mask_pos(pdev, flags);
+}
+
 /* Return why the device can't be frozen; NULL if it can be. */
 static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 {
 	lockdep_assert_held(&vdev->igate);
 	lockdep_assert_held(&vdev->memory_lock);
 
-	if (vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX && !vdev->pci_2_3)
-		return "the device can't mask its INTx; disable it with VFIO_DEVICE_SET_IRQS";
+	if (vfio_pci_cannot_mask_irqs(vdev))
+		return "it can't mask its interrupts; disable them with VFIO_DEVICE_SET_IRQS";
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
 		return "it is in low power; leave it first";
 	/* Importers of a dma-buf access the device without asking vfio-pci */
@@ -277,15 +301,6 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	return vfio_pci_cannot_preserve(vdev);
 }
 
-/* Return where the mask bits of MSI are; 0 if the device has none. */
-static int vfio_pci_msi_mask_pos(struct pci_dev *pdev, u16 flags)
-{
-	if (!(flags & PCI_MSI_FLAGS_MASKBIT))
-		return 0;
-
-	return pdev->msi_cap + (flags & PCI_MSI_FLAGS_64BIT ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
-}
-
 /* Without mask bits MSI has to be off: a message would reach another kernel. */
 static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev)
 {
@@ -295,6 +310,7 @@ static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev)
 	int pos;
 
 	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
+	vdev->liveupdate.msi_flags = flags;
 	pos = vfio_pci_msi_mask_pos(pdev, flags);
 	if (!pos) {
 		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS,
@@ -302,7 +318,8 @@ static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev)
 		return;
 	}
 
-	nr_vectors = 1 << FIELD_GET(PCI_MSI_FLAGS_QMASK, flags);
+	/* More than 32 are reserved */
+	nr_vectors = 1 << min(FIELD_GET(PCI_MSI_FLAGS_QMASK, flags), 5);
 	pci_read_config_dword(pdev, pos, &vdev->liveupdate.msi_mask);
 	pci_write_config_dword(pdev, pos,
 			       vdev->liveupdate.msi_mask | GENMASK(nr_vectors - 1, 0));
@@ -311,16 +328,13 @@ static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev)
 static void vfio_pci_unmask_msi(struct vfio_pci_core_device *vdev)
 {
 	struct pci_dev *pdev = vdev->pdev;
-	u16 flags;
-	int pos;
+	u16 flags = vdev->liveupdate.msi_flags;
+	int pos = vfio_pci_msi_mask_pos(pdev, flags);
 
-	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
-	pos = vfio_pci_msi_mask_pos(pdev, flags);
 	if (pos)
 		pci_write_config_dword(pdev, pos, vdev->liveupdate.msi_mask);
 	else
-		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS,
-				      flags | PCI_MSI_FLAGS_ENABLE);
+		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, flags);
 }
 
 static void vfio_pci_mask_msix(struct vfio_pci_core_device *vdev, bool mask)
@@ -335,6 +349,14 @@ static void vfio_pci_mask_msix(struct vfio_pci_core_device *vdev, bool mask)
 	pci_write_config_word(pdev, pdev->msix_cap + PCI_MSIX_FLAGS, flags);
 }
 
+/* Some devices can't use MSI while INTx is disabled. */
+static bool vfio_pci_can_mask_intx(struct vfio_pci_core_device *vdev)
+{
+	bool bug = vdev->pdev->dev_flags & PCI_DEV_FLAGS_MSI_INTX_DISABLE_BUG;
+
+	return vdev->pci_2_3 && (!bug || vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX);
+}
+
 /*
  * Also if nobody has it on: a device that asserts it in the next kernel, where nobody handles
  * it, takes it away from all that share the line. With virq_disabled set nobody unmasks it.
@@ -343,7 +365,7 @@ static void vfio_pci_mask_intx(struct vfio_pci_core_device *vdev)
 {
 	u16 cmd;
 
-	if (!vdev->pci_2_3)
+	if (!vfio_pci_can_mask_intx(vdev))
 		return;
 
 	guard(spinlock_irq)(&vdev->irqlock);
@@ -355,15 +377,17 @@ static void vfio_pci_mask_intx(struct vfio_pci_core_device *vdev)
 	pci_intx(vdev->pdev, 0);
 }
 
+/* If it is in use it stays disabled until its user, who is told next, unmasks it. */
 static void vfio_pci_unmask_intx(struct vfio_pci_core_device *vdev)
 {
-	if (!vdev->pci_2_3)
+	if (!vfio_pci_can_mask_intx(vdev))
 		return;
 
 	guard(spinlock_irq)(&vdev->irqlock);
 
 	vdev->virq_disabled = vdev->liveupdate.virq_disabled;
-	pci_intx(vdev->pdev, vdev->liveupdate.intx_on);
+	if (vdev->irq_type != VFIO_PCI_INTX_IRQ_INDEX)
+		pci_intx(vdev->pdev, vdev->liveupdate.intx_on);
 }
 
 /*
@@ -374,6 +398,7 @@ static void vfio_pci_mask_irqs(struct vfio_pci_core_device *vdev)
 {
 	lockdep_assert_held(&vdev->igate);
 
+	vfio_pci_mask_intx(vdev);
 	switch (vdev->irq_type) {
 	case VFIO_PCI_MSIX_IRQ_INDEX:
 		vfio_pci_mask_msix(vdev, true);
@@ -382,7 +407,6 @@ static void vfio_pci_mask_irqs(struct vfio_pci_core_device *vdev)
 		vfio_pci_mask_msi(vdev);
 		break;
 	}
-	vfio_pci_mask_intx(vdev);
 }
 
 static void vfio_pci_unmask_irqs(struct vfio_pci_core_device *vdev)
@@ -399,8 +423,8 @@ static void vfio_pci_unmask_irqs(struct vfio_pci_core_device *vdev)
 	}
 	vfio_pci_unmask_intx(vdev);
 
-	/* What came while MSI was off is lost */
-	vfio_pci_signal_msis(vdev);
+	/* What came while MSI was off is lost, and INTx may have */
+	vfio_pci_signal_irqs(vdev);
 }
 
 /*

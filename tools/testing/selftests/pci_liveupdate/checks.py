@@ -177,7 +177,7 @@ def is_pause(change, bdf):
 
 def is_intx_off(change, bdfs):
     """Freeze disables it, as nobody handles it in the next kernel."""
-    return (change.bdf in bdfs and change.register == "Command" and
+    return (change.bdf in bdfs and change.kernel == 1 and change.register == "Command" and
             change.new & ~change.old == INTX_DISABLE and not change.old & ~change.new)
 
 
