@@ -1080,6 +1080,25 @@ static void reuse_memory(void)
 	check_reused(memory, "after");
 }
 
+/*
+ * Nobody can tell which device was in which session. As long as one session isn't finished all of
+ * them go on, and need their memory.
+ */
+static void finish_unhandled(void)
+{
+	__u8 *memory;
+
+	for (int i = options.sessions - 1; i > 0; i--)
+		finish_session(sessions[i]);
+	memory = take_free_memory();
+	usleep(1000000);
+	check_reused(memory, "before");
+	finish_session(sessions[0]);
+	usleep(500000);
+	check_reused(memory, "after");
+	munmap(memory, REUSED_SIZE);
+}
+
 static void take_all_back(void)
 {
 	if (options.crash)
@@ -1139,7 +1158,7 @@ static void stage2(void)
 	if (options.early || options.unhandled)
 		retrieve_early();
 	if (options.unhandled) {
-		finish_sessions();
+		finish_unhandled();
 		load_modules();
 		bind_all();
 	}
