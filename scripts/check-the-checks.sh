@@ -90,7 +90,7 @@ echo "KTAP version 1"
 
 breakage "outgoing devices are shut down" $outgoing \
 	"$(within pci_liveupdate_keep_running 's/&& dev->liveupdate.outgoing/\&\& false/')" \
-	root_port "gave up waiting for the last packet"
+	root_port "gave up waiting for all of"
 breakage "nothing is adopted" $incoming \
 	"$(within pci_incoming_adopt 's/if \(!rec\)/if (true)/')" \
 	root_port "No such device"
@@ -101,7 +101,7 @@ breakage "windows are probed" $incoming \
 	"$(within pci_liveupdate_bridge_windows 's/pci_liveupdate_is_incoming\(bridge\)/false/')" \
 	switch_one_nic "Prefetchable Base Upper 32 Bits .*-> 0xffffffff"
 breakage "buses are renumbered" $core \
-	"$(within pci_liveupdate_keep_bus_numbers 's/return true/return false/')" \
+	"$(within pci_liveupdate_keep_bus_numbers 's/pci_liveupdate_under_way\(\)/false/')" \
 	switch_two_nics_renumber "the guest ended while we waited for 'VMM: finished'"
 breakage "MSI is turned off" $incoming \
 	"$(within pci_liveupdate_keep_msi 's/pci_liveupdate_is_incoming\(dev\)/false/')" \
@@ -137,8 +137,17 @@ breakage "the table's blocks are not freed" $table \
 	"$(within pci_incoming_free 's/kho_block_set_destroy.*//')" \
 	memory "isn't free in the end"
 breakage "interrupts go into the kexec" $vfio \
-	"$(within vfio_pci_cannot_freeze 's/vdev->irq_type != VFIO_PCI_NUM_IRQS/false/')" \
-	waiting "0 lines with 'live update refused: its interrupts"
+	"$(within vfio_pci_mask_irqs 's/vfio_pci_mask_msix\(vdev, true\);//')" \
+	interrupts "interrupts when armed again"
+breakage "no interrupt is signalled once more" $vfio \
+	"$(within vfio_pci_liveupdate_open 's/vdev->liveupdate.retrieved = true;//')" \
+	interrupts "interrupts when armed again"
+breakage "a line is asserted that nobody handles" $vfio \
+	"$(within vfio_pci_mask_irqs 's/vfio_pci_mask_intx\(vdev\);//')" \
+	shared "nobody cared"
+breakage "memory goes before its device is stopped" kernel/liveupdate/luo_file.c \
+	"$(within luo_file_finish 's/hold = true;/hold = false;/')" \
+	unhandled_unprotected "bytes had changed"
 breakage "files stay frozen" $vfio \
 	"$(within vfio_pci_unfreeze 's/WRITE_ONCE.*//')" \
 	waiting "nobody has said that all was done"
@@ -147,7 +156,7 @@ breakage "virtual registers are lost" $vfio \
 	waiting "has interrupt line"
 breakage "DMA goes on without translation" $vfio \
 	"$(within vfio_pci_pause_dma 's/pci_clear_master\(pdev\);//')" \
-	paused "gave up waiting for the last packet"
+	paused "gave up waiting for all of"
 breakage "enumeration looks once more" drivers/pci/probe.c \
 	"$(within pci_setup_device 's/pci_liveupdate_setup_device\(dev\);/& { u16 w; pci_read_config_word(dev, PCI_STATUS, \&w); }/')" \
 	like_plain "without us"
@@ -162,7 +171,7 @@ breakage "a second stage is replaced with a gap" drivers/iommu/intel/iommu.c \
 	replace_second_stage "fault addr"
 breakage "an IOMMU is turned off" drivers/iommu/intel/iommu.c \
 	"$(within intel_iommu_shutdown 's/!intel_liveupdate_hand_over\(iommu\)/true/')" \
-	root_port_iommu "gave up waiting for the last packet"
+	root_port_iommu "gave up waiting for all of"
 breakage "tables are switched when a device is attached" drivers/iommu/intel/iommu.c \
 	"$(within domain_context_mapping_cb 's/intel_liveupdate_waits\(iommu, alias\)/false/')" \
 	map_late "fault addr|packets were lost|it had nothing"
@@ -212,7 +221,7 @@ breakage "any stage is trusted" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_flags_ok 's/ecap_flts\(iommu->ecap\)/true/')" \
 	not_adopted_stage "lines with"
 breakage "a shared requester ID is switched too early" drivers/iommu/intel/liveupdate.c \
-	"$(within intel_liveupdate_waits 's/pci_for_each_dma_alias\(.*rid\)/pci_dev_id(pdev) == rid/')" \
+	"$(within intel_next_user 's/pci_for_each_dma_alias\(.*rid\)/pci_dev_id(pdev) == rid/')" \
 	map_late_bridge "packets were lost|fault addr|gave up waiting"
 breakage "another root table is trusted" drivers/iommu/intel/liveupdate.c \
 	"$(within intel_rid_check 's/!= rec->intel.root/== 1/')" \

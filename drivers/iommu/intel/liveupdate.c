@@ -254,7 +254,7 @@ static int intel_kept_visit(u64 top, u32 format, struct pt_iommu_visitor *visito
 	return pt_iommu_vtdss_visit_top(top, top_level, visitor);
 }
 
-/* If no unit of this kernel is that of a record, its device may do DMA by way of any. */
+/* If this kernel doesn't use the unit of a record, nothing translates for the device. */
 static bool intel_rid_has_unit(const struct iommu_rid_ser *rec)
 {
 	struct dmar_drhd_unit *drhd;

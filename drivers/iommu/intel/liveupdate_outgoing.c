@@ -74,7 +74,10 @@ static bool intel_can_hand_over(struct device_domain_info *info, u16 rid)
 	struct intel_iommu *iommu = info->iommu;
 	bool own = rid == PCI_DEVID(info->bus, info->devfn);
 
-	/* A switch invalidates what one device has cached; answers would go to another kernel */
+	/*
+	 * A switch invalidates what the device has cached whose requester ID it is. The next
+	 * kernel can't answer page requests to this one.
+	 */
 	if ((info->ats_enabled && !own) || info->pri_enabled)
 		return false;
 
@@ -91,9 +94,10 @@ static bool intel_can_hand_over(struct device_domain_info *info, u16 rid)
  * What changes before the kexec, intel_liveupdate_hand_over() fills in.
  *
  * Context: called by the IOMMU core with the lock of its table held. May sleep.
- * Return: 0; -EOPNOTSUPP for a device with page requests enabled, in scalable mode for a device
- * behind a conventional bridge, and in legacy mode if the CPU has no CMPXCHG16B; -EBUSY if the
- * requester ID is still translated by page tables of the previous kernel; -ENOMEM, -ENOSPC.
+ * Return: 0; -EOPNOTSUPP for a device with page requests enabled, or with ATS enabled and another
+ * requester ID than its own, in scalable mode for a device behind a conventional bridge, and in
+ * legacy mode if the CPU has no CMPXCHG16B; -EBUSY if the requester ID is still translated by
+ * page tables of the previous kernel; -ENOMEM, -ENOSPC.
  */
 int intel_iommu_liveupdate_rid(struct device *dev, struct iommu_domain *domain,
 			       struct iommu_rid_ser *rec)

@@ -349,23 +349,12 @@ static void vfio_check_dma(void)
 		die("%s has lost its bus mastering", options.vfio);
 }
 
-static void vfio_set_low_power(bool on)
-{
-	struct vfio_device_feature feature = {
-		.argsz = sizeof(feature),
-		.flags = VFIO_DEVICE_FEATURE_SET | (on ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
-						    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
-	};
-
-	check(ioctl(vfio, VFIO_DEVICE_FEATURE, &feature), "low power", options.vfio);
-}
-
 /* vfio-pci refuses to be frozen: those that were frozen before must be unfrozen */
 static void fail_to_kexec(void)
 {
-	vfio_set_low_power(true);
+	check(set_low_power(vfio, true), "low power", options.vfio);
 	must_refuse(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", options.vfio);
-	vfio_set_low_power(false);
+	check(set_low_power(vfio, false), "low power", options.vfio);
 }
 
 /* Says so here and in the trace, where everything that matters is seen before. */

@@ -208,6 +208,18 @@ void attach_device(int fd, __u32 ioas_id, const char *bdf)
 	check_luo(try_to_attach(fd, ioas_id), "attach", bdf);
 }
 
+/* Until it is left again, freeze refuses the device. Returns what ioctl() does. */
+int set_low_power(int fd, bool on)
+{
+	struct vfio_device_feature feature = {
+		.argsz = sizeof(feature),
+		.flags = VFIO_DEVICE_FEATURE_SET | (on ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
+						    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
+	};
+
+	return ioctl(fd, VFIO_DEVICE_FEATURE, &feature);
+}
+
 /* With this one's command line and something appended. */
 void load_kernel(const char *kernel, const char *initrd, const char *append)
 {

@@ -56,6 +56,7 @@ void bind_device(int fd, int iommufd, const char *bdf);
 __u32 alloc_ioas(int iommufd);
 int try_to_attach(int fd, __u32 ioas_id);
 void attach_device(int fd, __u32 ioas_id, const char *bdf);
+int set_low_power(int fd, bool on);
 
 void show_path(const char *bdf);
 void mark_trace(void);

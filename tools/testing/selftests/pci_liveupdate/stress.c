@@ -228,34 +228,22 @@ static int hotplug(void)
 
 /* ---- a kexec that is refused ---- */
 
-static int set_low_power(int fd, bool on)
+/* To the igb's I/O ports */
+static int set_ioeventfd(int fd, bool on)
 {
-	struct vfio_device_feature feature = {
-		.argsz = sizeof(feature),
-		.flags = VFIO_DEVICE_FEATURE_SET | (on ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
-						    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
+	struct vfio_region_info bar = {
+		.argsz = sizeof(bar),
+		.index = VFIO_PCI_BAR2_REGION_INDEX,
+	};
+	struct vfio_device_ioeventfd ioeventfd = {
+		.argsz = sizeof(ioeventfd),
+		.flags = VFIO_DEVICE_IOEVENTFD_32,
+		.fd = on ? eventfd(0, 0) : -1,
 	};
 
-	return ioctl(fd, VFIO_DEVICE_FEATURE, &feature);
-}
-
-static int set_interrupt(int fd, bool on)
-{
-	struct {
-		struct vfio_irq_set set;
-		__s32 eventfd;
-	} irq = {
-		.set = {
-			.argsz = sizeof(irq),
-			.flags = VFIO_IRQ_SET_ACTION_TRIGGER |
-				 (on ? VFIO_IRQ_SET_DATA_EVENTFD : VFIO_IRQ_SET_DATA_NONE),
-			.index = VFIO_PCI_MSI_IRQ_INDEX,
-			.count = on,
-		},
-		.eventfd = on ? eventfd(0, 0) : -1,
-	};
-
-	return ioctl(fd, VFIO_DEVICE_SET_IRQS, &irq);
+	check(ioctl(fd, VFIO_DEVICE_GET_REGION_INFO, &bar), "region info", physfn);
+	ioeventfd.offset = bar.offset;
+	return ioctl(fd, VFIO_DEVICE_IOEVENTFD, &ioeventfd);
 }
 
 /* The device that is frozen first, and then not, gives access again. */
@@ -280,7 +268,7 @@ static void refuse_kexecs(void)
 
 	load_kernel("/kernel", "/initrd.img", "");
 	refuse_kexec(fd, other_fd, set_low_power, "low-power");
-	refuse_kexec(fd, other_fd, set_interrupt, "interrupt");
+	refuse_kexec(fd, other_fd, set_ioeventfd, "ioeventfd");
 	close(session);
 	close(other_session);
 	close(fd);

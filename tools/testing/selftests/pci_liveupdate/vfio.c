@@ -446,17 +446,6 @@ static void finish(int session)
 	close(session);
 }
 
-static void set_low_power(struct device *dev, bool on)
-{
-	struct vfio_device_feature feature = {
-		.argsz = sizeof(feature),
-		.flags = VFIO_DEVICE_FEATURE_SET | (on ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
-						    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
-	};
-
-	check(ioctl(dev->vfio->fd, VFIO_DEVICE_FEATURE, &feature), "low power", dev->bdf);
-}
-
 /* ---- tests: a VMM as it should be ---- */
 
 /* For tests that begin as it is usual */
@@ -471,9 +460,9 @@ static void fail_to_start_kernel(void)
 {
 	struct device *last = &devices[nr_devices - 1];
 
-	set_low_power(last, true);
+	check(set_low_power(last->vfio->fd, true), "low power", last->bdf);
 	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "in low power");
-	set_low_power(last, false);
+	check(set_low_power(last->vfio->fd, false), "low power", last->bdf);
 	for_each_device(dev) {
 		check_dma(dev, "unfrozen");
 		vfio_pci_config_readl(dev->vfio, PCI_VENDOR_ID);
@@ -1032,21 +1021,39 @@ static void set_intx(struct device *dev, __u32 action, __u32 count)
 	check(ioctl(dev->vfio->fd, VFIO_DEVICE_SET_IRQS, &irq), "set INTx", dev->bdf);
 }
 
-/* An e1000 has no other interrupt. vfio masks it when it comes. */
-static void check_intx(struct device *dev)
+static void raise_cause(struct device *dev)
 {
 	void *bar = dev->vfio->bars[0].vaddr;
+
+	readl(bar + E1000_ICR);
+	writel(E1000_LINK_CHANGE, bar + E1000_IMS);
+	writel(E1000_LINK_CHANGE, bar + E1000_ICS);
+}
+
+/* vfio masks it when it comes. */
+static void wait_for_intx(struct device *dev, int fd)
+{
+	if (!wait_for_event(fd))
+		die("%s raises no INTx", dev->bdf);
+	readl(dev->vfio->bars[0].vaddr + E1000_ICR);
+	set_intx(dev, VFIO_IRQ_SET_ACTION_UNMASK, 1);
+}
+
+static void use_intx(struct device *dev, int fd, int count)
+{
+	for (int i = 0; i < count; i++) {
+		raise_cause(dev);
+		wait_for_intx(dev, fd);
+	}
+}
+
+/* An e1000 has no other interrupt. */
+static void check_intx(struct device *dev)
+{
 	int fd = watch_irq(dev, VFIO_PCI_INTX_IRQ_INDEX);
 
-	writel(E1000_LINK_CHANGE, bar + E1000_IMS);
-	for (int i = 0; i < 2; i++) {
-		writel(E1000_LINK_CHANGE, bar + E1000_ICS);
-		if (!wait_for_event(fd))
-			die("%s raises no INTx", dev->bdf);
-		readl(bar + E1000_ICR);
-		set_intx(dev, VFIO_IRQ_SET_ACTION_UNMASK, 1);
-	}
-	writel(~0U, bar + E1000_IMC);
+	use_intx(dev, fd, 2);
+	writel(~0U, dev->vfio->bars[0].vaddr + E1000_IMC);
 	set_intx(dev, VFIO_IRQ_SET_ACTION_TRIGGER, 0);
 	close(fd);
 }
@@ -1057,15 +1064,6 @@ static void check_intx(struct device *dev)
 enum { MSIX, MSI, INTX };
 
 static int irq_fds[3];
-
-static void raise_cause(struct device *dev)
-{
-	void *bar = dev->vfio->bars[0].vaddr;
-
-	readl(bar + E1000_ICR);
-	writel(E1000_LINK_CHANGE, bar + E1000_IMS);
-	writel(E1000_LINK_CHANGE, bar + E1000_ICS);
-}
 
 static void raise_irq(int kind)
 {
@@ -1179,18 +1177,6 @@ static void shared_1(void)
 	start_kernel();
 }
 
-static void use_intx(struct device *dev, int fd, int count)
-{
-	for (int i = 0; i < count; i++) {
-		raise_cause(dev);
-		if (!wait_for_event(fd))
-			die("%s: no INTx after %d", dev->bdf, i);
-		readl(dev->vfio->bars[0].vaddr + E1000_ICR);
-		set_intx(dev, VFIO_IRQ_SET_ACTION_UNMASK, 1);
-	}
-	say("interrupts bdf=%s count=%d", dev->bdf, count);
-}
-
 /* The first one asserts its INTx all the time, and nobody handles that before it is armed. */
 static void shared_2(void)
 {
@@ -1204,10 +1190,7 @@ static void shared_2(void)
 	use_intx(&devices[1], fd, 20);
 	retrieve_device(session, &devices[0]);
 	fd = watch_irq(&devices[0], VFIO_PCI_INTX_IRQ_INDEX);
-	if (!wait_for_event(fd))
-		die("%s: its INTx was lost", devices[0].bdf);
-	readl(devices[0].vfio->bars[0].vaddr + E1000_ICR);
-	set_intx(&devices[0], VFIO_IRQ_SET_ACTION_UNMASK, 1);
+	wait_for_intx(&devices[0], fd);
 	use_intx(&devices[0], fd, 20);
 	finish(session);
 	for_each_device(dev)
@@ -1360,9 +1343,9 @@ static void refuse_low_power(struct device *dev)
 	disable_interrupt(dev);
 	preserve_memory(session);
 	preserve(session, dev);
-	set_low_power(dev, true);
+	check(set_low_power(dev->vfio->fd, true), "low power", dev->bdf);
 	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "in low power");
-	set_low_power(dev, false);
+	check(set_low_power(dev->vfio->fd, false), "low power", dev->bdf);
 	check_dma(dev, "awake");
 	close(session);
 	close_device(dev);

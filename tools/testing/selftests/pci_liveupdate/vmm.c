@@ -427,13 +427,21 @@ void nic_write(struct nic *nic, __u32 reg, __u32 value)
 	writel(value, nic->bar + reg);
 }
 
+/* Of 64 bits, the lower ones first */
+void nic_write_address(struct nic *nic, __u32 reg, const void *p)
+{
+	__u64 address = dma_addr_saved(nic, p);
+
+	nic_write(nic, reg, address);
+	nic_write(nic, reg + 4, address >> 32);
+}
+
 static void nic_enable_dma(struct nic *nic)
 {
 	__u64 offset = region_info(nic, VFIO_PCI_CONFIG_REGION_INDEX).offset + PCI_COMMAND;
 	__le16 command;
 
-	if (pread(nic->fd, &command, sizeof(command), offset) != sizeof(command))
-		die_errno(errno, "%s read command register", nic->bdf);
+	nic_read_config(nic, PCI_COMMAND, &command, sizeof(command));
 	command |= PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 	if (pwrite(nic->fd, &command, sizeof(command), offset) != sizeof(command))
 		die_errno(errno, "%s write command register", nic->bdf);
@@ -535,14 +543,23 @@ static void disturb(void)
 
 static void nic_find_driver(struct nic *nic)
 {
-	static const struct nic_driver *const drivers[] = {
-		&igb_driver, &e1000e_driver, &virtio_driver, &nvme_driver,
+	static const struct {
+		__u16 vendor;
+		__u16 device;
+		const struct nic_driver *driver;
+	} ids[] = {
+		{ 0x8086, IGB_DEVICE, &intel_driver },
+		{ 0x8086, 0x10d3, &intel_driver },
+		{ 0x1af4, 0x1041, &virtio_driver },
+		/* QEMU's NVMe with use-intel-id=on. The others have no disk, and are only held. */
+		{ 0x8086, 0x5845, &nvme_driver },
 	};
-	__u16 vendor = read_id(nic->bdf, "vendor"), device = read_id(nic->bdf, "device");
+	__u16 vendor = read_id(nic->bdf, "vendor");
 
-	for (int i = 0; i < ARRAY_SIZE(drivers); i++)
-		if (drivers[i]->vendor == vendor && drivers[i]->device == device)
-			nic->driver = drivers[i];
+	nic->device = read_id(nic->bdf, "device");
+	for (int i = 0; i < ARRAY_SIZE(ids); i++)
+		if (ids[i].vendor == vendor && ids[i].device == nic->device)
+			nic->driver = ids[i].driver;
 }
 
 /* It is to keep this value. */

@@ -41,8 +41,6 @@ struct nic;
 
 /* What one kind of device needs to work as all others do. */
 struct nic_driver {
-	__u16 vendor;
-	__u16 device;
 	/* The device has memory and a place for its ring: map its registers and let it begin. */
 	void (*start)(struct nic *nic);
 	void (*map_registers)(struct nic *nic);
@@ -59,12 +57,15 @@ struct nic_driver {
 	struct packet *(*packet)(struct nic *nic, __u32 n);
 };
 
-extern const struct nic_driver igb_driver, e1000e_driver, virtio_driver, nvme_driver;
+#define IGB_DEVICE	0x10c9
+
+extern const struct nic_driver intel_driver, virtio_driver, nvme_driver;
 
 /* A NIC, or another PCI device. */
 struct nic {
 	const char *bdf;
 	const struct nic_driver *driver;	/* NULL: has no memory and no ring */
+	__u16 device;		/* Device ID */
 	bool preserved;
 	bool noiommu;		/* known from the first dma_addr() on */
 	int memfd;
@@ -80,6 +81,7 @@ void nic_map_bar(struct nic *nic, __u32 index);
 void nic_read_config(struct nic *nic, __u32 offset, void *value, __u32 size);
 __u32 nic_read(struct nic *nic, __u32 reg);
 void nic_write(struct nic *nic, __u32 reg, __u32 value);
+void nic_write_address(struct nic *nic, __u32 reg, const void *p);
 void nic_mark(struct nic *nic, __u32 reg);
 __u64 dma_addr_saved(struct nic *nic, const void *p);
 __u32 nr_received(struct nic *nic);

@@ -60,16 +60,14 @@ static void fill_ring(struct nic *nic)
 /* No interrupt, no filter, one buffer for each packet. */
 static void start_receive(struct nic *nic)
 {
-	__u64 ring = dma_addr_saved(nic, nic->ring);
 	__u32 nr_desc = nic->memory->nr_desc;
 
 	nic_write(nic, E1000_IMC, ~0U);
 	nic_write(nic, E1000_CTRL_EXT,
 		  nic_read(nic, E1000_CTRL_EXT) | E1000_CTRL_EXT_DRV_LOAD);
-	nic_write(nic, E1000_RDBAL(0), ring);
-	nic_write(nic, E1000_RDBAH(0), ring >> 32);
+	nic_write_address(nic, E1000_RDBAL(0), nic->ring);
 	nic_write(nic, E1000_RDLEN(0), nr_desc * sizeof(union e1000_adv_rx_desc));
-	if (nic->driver == &igb_driver) {
+	if (nic->device == IGB_DEVICE) {
 		nic_write(nic, E1000_EIMC, ~0U);
 		nic_write(nic, E1000_SRRCTL(0), E1000_SRRCTL_DESCTYPE_ADV_ONEBUF);
 	} else {
@@ -130,22 +128,7 @@ static struct packet *intel_packet(struct nic *nic, __u32 n)
 	return (struct packet *)nic->memory->buffer[n];
 }
 
-const struct nic_driver igb_driver = {
-	.vendor = 0x8086,
-	.device = 0x10c9,
-	.start = intel_start,
-	.map_registers = intel_map_registers,
-	.is_ready = link_is_up,
-	.mark_registers = intel_mark_registers,
-	.is_received = intel_is_received,
-	.is_complete = packets_are_complete,
-	.report = packets_report,
-	.packet = intel_packet,
-};
-
-const struct nic_driver e1000e_driver = {
-	.vendor = 0x8086,
-	.device = 0x10d3,
+const struct nic_driver intel_driver = {
 	.start = intel_start,
 	.map_registers = intel_map_registers,
 	.is_ready = link_is_up,

@@ -79,14 +79,6 @@ static void nvme_map_registers(struct nic *nic)
 	nic_map_bar(nic, VFIO_PCI_BAR0_REGION_INDEX);
 }
 
-static void set_address(struct nic *nic, __u32 reg, const void *p)
-{
-	__u64 address = dma_addr_saved(nic, p);
-
-	nic_write(nic, reg, address);
-	nic_write(nic, reg + 4, address >> 32);
-}
-
 static void enable(struct nic *nic)
 {
 	struct queues *queues = nic->ring;
@@ -95,8 +87,8 @@ static void enable(struct nic *nic)
 	wait_for(1000, !(nic_read(nic, NVME_CSTS) & NVME_CSTS_RDY), "%s to be off", nic->bdf);
 	nic_write(nic, NVME_INTMS, ~0U);
 	nic_write(nic, NVME_AQA, (NR_ADMIN - 1) << 16 | (NR_ADMIN - 1));
-	set_address(nic, NVME_ASQ, queues->admin_sq);
-	set_address(nic, NVME_ACQ, queues->admin_cq);
+	nic_write_address(nic, NVME_ASQ, queues->admin_sq);
+	nic_write_address(nic, NVME_ACQ, queues->admin_cq);
 	nic_write(nic, NVME_CC, NVME_CC_IOCQES | NVME_CC_IOSQES | NVME_CC_EN);
 	wait_for(5000, nic_read(nic, NVME_CSTS) & NVME_CSTS_RDY, "%s to be ready", nic->bdf);
 }
@@ -227,10 +219,7 @@ static void nvme_report(struct nic *nic)
 	    nic->bdf, nic->memory->nr_submitted, completed, damaged);
 }
 
-/* QEMU's with use-intel-id=on. The others have no disk, and are only held. */
 const struct nic_driver nvme_driver = {
-	.vendor = 0x8086,
-	.device = 0x5845,
 	.start = nvme_start,
 	.map_registers = nvme_map_registers,
 	.is_ready = nvme_is_ready,

@@ -84,14 +84,6 @@ static void negotiate(struct nic *nic)
 		die("%s doesn't accept the features %#x", nic->bdf, features);
 }
 
-static void set_address(struct nic *nic, __u32 reg, const void *p)
-{
-	__u64 address = dma_addr_saved(nic, p);
-
-	nic_write(nic, reg, address);
-	nic_write(nic, reg + 4, address >> 32);
-}
-
 static void set_up_queue(struct nic *nic)
 {
 	struct queue *queue = nic->ring;
@@ -111,9 +103,9 @@ static void set_up_queue(struct nic *nic)
 	}
 	queue->avail.flags = VRING_AVAIL_F_NO_INTERRUPT;
 	queue->avail.idx = m->nr_desc;
-	set_address(nic, VIRTIO_PCI_COMMON_Q_DESCLO, queue->desc);
-	set_address(nic, VIRTIO_PCI_COMMON_Q_AVAILLO, &queue->avail);
-	set_address(nic, VIRTIO_PCI_COMMON_Q_USEDLO, &queue->used);
+	nic_write_address(nic, VIRTIO_PCI_COMMON_Q_DESCLO, queue->desc);
+	nic_write_address(nic, VIRTIO_PCI_COMMON_Q_AVAILLO, &queue->avail);
+	nic_write_address(nic, VIRTIO_PCI_COMMON_Q_USEDLO, &queue->used);
 	writew(1, nic->bar + VIRTIO_PCI_COMMON_Q_ENABLE);
 }
 
@@ -168,8 +160,6 @@ static struct packet *virtio_packet(struct nic *nic, __u32 n)
 }
 
 const struct nic_driver virtio_driver = {
-	.vendor = 0x1af4,
-	.device = 0x1041,
 	.start = virtio_start,
 	.map_registers = virtio_map_registers,
 	.is_ready = virtio_is_ready,

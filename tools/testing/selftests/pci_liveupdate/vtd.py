@@ -34,31 +34,27 @@ class Unit:
     def get(self, address, number):
         return struct.unpack_from(f"<{number}Q", self.vm.memory, address)
 
-    def locate(self, root, bdf):
-        """Where the last entry for a device is: the context entry in legacy mode, the PASID table
-        entry else (sec 9.1 to 9.6). None: one that leads there isn't present."""
+    def context(self, root, bdf):
+        """The address of the context entry (sec 9.1 to 9.4). None: nothing leads there."""
         bus, devfn = bdf >> 8, bdf & 0xff
         pair = self.get((root & ADDRESS) + 16 * bus, 2)
-        if not root & SCALABLE:
-            above, offsets = pair[0], [16 * devfn]
-        else:
-            # Context entry, PASID directory entry, PASID table entry
-            above, offsets = pair[devfn >> 7], [32 * (devfn & 0x7f), 0, 0]
-        for offset in offsets:
-            if not above & 1:
-                return None
-            address = (above & ADDRESS) + offset
-            above = self.get(address, 1)[0]
+        table, offset = (pair[devfn >> 7], 32 * (devfn & 0x7f)) if root & SCALABLE else \
+            (pair[0], 16 * devfn)
+        return (table & ADDRESS) + offset if table & 1 else None
+
+    def locate(self, root, bdf):
+        """Where the last entry for a device is: the context entry in legacy mode, the PASID table
+        entry else (sec 9.5 and 9.6). None: one that leads there isn't present."""
+        address = self.context(root, bdf)
+        # To the PASID directory, and the PASID table
+        for _ in range(2 if root & SCALABLE else 0):
+            above = self.get(address, 1)[0] if address else 0
+            address = above & ADDRESS if above & 1 else None
         return address
 
     def allows_ats(self, root, bdf):
-        """What the context entry says (sec 9.3 and 9.4)."""
-        bus, devfn = bdf >> 8, bdf & 0xff
-        pair = self.get((root & ADDRESS) + 16 * bus, 2)
-        above, offset = (pair[devfn >> 7], 32 * (devfn & 0x7f)) if root & SCALABLE else \
-            (pair[0], 16 * devfn)
-        entry = self.get((above & ADDRESS) + offset, 1)[0]
-        return bool(entry & 1 << 2)     # Translation Type 1, or Device-TLB Enable
+        """What the context entry says: Translation Type 1, or Device-TLB Enable."""
+        return bool(self.get(self.context(root, bdf), 1)[0] & 1 << 2)
 
     def entry(self, root, bdf):
         """None: it isn't present."""
