@@ -116,7 +116,7 @@ apt_error()
 # git (an unpacked archive of the repository) everything below these directories.
 our_files()
 (
-	dirs=(drivers include Documentation tools samples)
+	dirs=(arch drivers include kernel Documentation tools samples)
 	cd "$top" || exit
 	if [ "$(git rev-parse --show-toplevel 2>/dev/null)" = "$top" ]; then
 		git ls-files --cached --others --exclude-standard -- "${dirs[@]}"

@@ -603,6 +603,7 @@ static const struct liveupdate_flb_ops iommu_liveupdate_flb_ops = {
 static struct liveupdate_flb iommu_liveupdate_flb = {
 	.ops = &iommu_liveupdate_flb_ops,
 	.compatible = IOMMU_LIVEUPDATE_COMPATIBLE,
+	.version = IOMMU_SER_VERSION,
 };
 
 /* What drivers call */

@@ -207,6 +207,7 @@ static const struct liveupdate_flb_ops pci_liveupdate_flb_ops = {
 struct liveupdate_flb pci_liveupdate_flb = {
 	.ops = &pci_liveupdate_flb_ops,
 	.compatible = PCI_LIVEUPDATE_COMPATIBLE,
+	.version = PCI_SER_VERSION,
 };
 
 /* The way out of incoming that drivers and removal take */

@@ -486,9 +486,8 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_freeze);
  * A kexec with a live update doesn't stop a preserved device or bridge: bus mastering
  * stays on, and the driver's .shutdown, which would disable the device or the services
  * of the port, isn't called. The driver's last chance to act was its file handler's
- * .freeze. If the image was loaded without kexec handover, the device is shut
- * down as usual: the next kernel gets no table, so it wouldn't know of the device, or
- * keep off the memory that the device uses.
+ * .freeze. LUO has made sure that the next kernel can read the table, or has unpreserved
+ * everything.
  *
  * Context: after LUO has handed the table over, with the lock of @dev held. May sleep.
  * Return: true if the device must be left as it is.
@@ -504,5 +503,5 @@ bool pci_liveupdate_keep_running(struct pci_dev *dev)
 	 */
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	return kexec_image->kho.fdt && dev->liveupdate.outgoing;
+	return dev->liveupdate.outgoing;
 }

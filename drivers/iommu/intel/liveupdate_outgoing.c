@@ -199,7 +199,7 @@ bool intel_liveupdate_hand_over(struct intel_iommu *iommu)
 
 	if (!kexec_in_progress)
 		return iommu->kept;
-	if (!kexec_image->kho.fdt || !iommu->handover_root ||
+	if (!iommu->handover_root ||
 	    iommu->handover_table != iommu_liveupdate_table_id())
 		return false;
 

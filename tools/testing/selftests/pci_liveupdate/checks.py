@@ -447,7 +447,8 @@ def contained(run):
 
 def let_go(run):
     """What isn't handed over may do no DMA any more when the next kernel starts."""
-    start, end = run.clock(2, "VMM: held"), run.kexecs[1]
+    last = len(run.kexecs)
+    start, end = run.clock(last, "VMM: (preserved|held)"), run.kexecs[-1]
     for bdf in run.kept:
         stopped = [change for change in
                    cfgtrace.changes(run.accesses, [bdf], start, end, run.kexecs)

@@ -475,6 +475,23 @@ def page_tables(name, mode="", **others):
                     twin={"options": "--sessions 0", "preserve": 0, "answers": COUNT}, **others)
 
 
+REFUSED = "luo: kexec refused: the loaded kernel {}; load another, or close the sessions".format
+SAYS_NOTHING = REFUSED("doesn't say that it can do live updates")
+FORCED = {(1, SAYS_NOTHING): 1, (1, "luo: forced to kexec without a live update: the loaded"): 1,
+          (2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}
+BAD_IMAGES = {
+    **{(1, rf"\] {says}$"): 1 for says in (
+        "kexec handover is on by default", "pci: version 1", "iommu: version 4",
+        "vfio-pci: version 1", "memfd: version 2", "luo: version 5", "kho: version 4")},
+    (1, SAYS_NOTHING): 5, (1, "what the loaded image says of live update is damaged"): 3,
+    **{(1, REFUSED(why)): 1 for why in (
+        "doesn't read 'pci'", "doesn't read 'vfio-pci'", "reads versions 98 to 99 of 'pci', not 1",
+        "reads versions 98 to 99 of 'iommu', not 4", "reads versions 1 to 1 of 'memfd', not 2",
+        "reads versions 1 to 1 of 'luo', not 5", "reads versions 1 to 1 of 'kho', not 4",
+        "hasn't 'liveupdate=on' on its command line", "hasn't 'kho=on' on its command line",
+        r"wasn't loaded with kexec_file_load\(\)")}}
+
+
 SEQUENCES = [
     Scenario("abort", SWITCH, 2, options="--abort 1", checks=[],
              lines={(2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1},
@@ -503,9 +520,15 @@ SEQUENCES = [
     Scenario("plain_to_ours", SWITCH, on=("plain",), following="demo", options="--forget",
              checks=[], lines={(2, "liveupdate: adopted"): 0,
                                (2, "VMM: FAIL .* retrieve device: No such file"): 1}),
-    Scenario("ours_to_plain", SWITCH, on=DEMO, following="plain", checks=[checks.bus_numbers],
-             lines={(2, "luo: No registered handler for compatible 'vfio-pci-v1'"): 1,
-                    (2, "VMM: FAIL /dev/liveupdate open: Input/output error"): 1}),
+    Scenario("ours_to_plain", SWITCH, on=DEMO, following="plain", options="--refused", updates=0,
+             checks=[], lines={(1, SAYS_NOTHING): 1}),
+    Scenario("forced_to_plain", SWITCH, on=DEMO, following="plain", options="--forced",
+             checks=[checks.let_go], lines=FORCED),
+    # A kernel that could, but doesn't say so
+    translated("forced", options="--forced", adopted=None, checks=[checks.let_go, checks.faults],
+               lines=FORCED, core="a kexec that is forced is one without a live update"),
+    translated("images", options="--images", lines=BAD_IMAGES,
+               core="a kexec into a kernel that can't take devices over is refused"),
     Scenario("like_plain", SWITCH, on=DEMO, **{**WITHOUT_SESSION, "checks": [checks.same_accesses]},
              twin={"on": ("plain",)}),
     # What KHO preserves when all is over, and what is in the table's memory

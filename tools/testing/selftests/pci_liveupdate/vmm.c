@@ -70,6 +70,9 @@ static struct {
 	bool apart;
 	bool early;
 	bool unhandled;
+	bool images;
+	bool refused;
+	bool forced;
 	bool again;
 	const char *hotplug;
 	const char *hotadd;
@@ -754,11 +757,18 @@ static bool is_unfinished(void)
 /* If nothing was left for it, its init has to know. */
 static void load_next_kernel(void)
 {
-	bool nothing = options.abort == options.stage || is_unfinished();
+	bool nothing = options.abort == options.stage || is_unfinished() || options.forced;
 	char append[1024];
 
 	snprintf(append, sizeof(append), "%s%s", options.append, nothing ? " preserve=0" : "");
-	load_kernel(options.kernel, options.initrd, append);
+	if (options.images)
+		refuse_images(options.kernel, options.initrd);
+	if (options.forced)
+		force_image(options.kernel, options.initrd, append);
+	else if (options.refused)
+		refuse_image(options.kernel, options.initrd, append);
+	else
+		load_kernel(options.kernel, options.initrd, append);
 }
 
 /* The services of ports start with the first device that is preserved after a live update. */
@@ -790,6 +800,8 @@ static void preserve_and_kexec(void)
 	if (options.abort == options.stage)
 		abort_update();
 	load_next_kernel();
+	if (options.refused)
+		return;
 	for_each_nic(nic) {
 		report_path(nic->bdf);
 		if (nic->memory)
@@ -1165,7 +1177,7 @@ static void receive_all(void)
 
 static void stage2(void)
 {
-	bool nothing = !options.sessions || options.unhandled ||
+	bool nothing = !options.sessions || options.unhandled || options.forced ||
 		       options.abort == options.stage - 1 ||
 		       (options.unfinished && options.stage > 2);
 
@@ -1224,6 +1236,9 @@ static void usage(void)
 		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n"
 		"  --early         in stage 2 begin before vfio-pci is loaded, and load it\n"
 		"  --unhandled     in stage 2 finish before vfio-pci is loaded, and use the devices\n"
+		"  --images        try to kexec into kernels that can't take the devices over\n"
+		"  --refused       the next kernel is one, and that is all\n"
+		"  --forced        the next kernel is made one, and forced\n"
 		"  --again         in stage 2 replace the kernel once more\n"
 		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n"
 		"  --hotadd BDF    the host plugs in a device there: preserve it, too\n");
@@ -1254,6 +1269,9 @@ static void parse_options(int argc, char *argv[])
 		{ "disturb", no_argument, NULL, 'd' },
 		{ "early", no_argument, NULL, 'j' },
 		{ "unhandled", no_argument, NULL, 'q' },
+		{ "images", no_argument, NULL, 'v' },
+		{ "refused", no_argument, NULL, 'z' },
+		{ "forced", no_argument, NULL, '!' },
 		{ "again", no_argument, NULL, 'g' },
 		{ "hotplug", required_argument, NULL, 'h' },
 		{ "hotadd", required_argument, NULL, 'l' },
@@ -1325,6 +1343,15 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'q':
 			options.unhandled = true;
+			break;
+		case 'v':
+			options.images = true;
+			break;
+		case 'z':
+			options.refused = true;
+			break;
+		case '!':
+			options.forced = true;
 			break;
 		case 'g':
 			options.again = true;

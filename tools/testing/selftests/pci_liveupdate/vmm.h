@@ -99,4 +99,9 @@ struct packet {
 bool packets_are_complete(struct nic *nic);
 void packets_report(struct nic *nic);
 
+/* vmm_images.c */
+void refuse_image(const char *kernel, const char *initrd, const char *append);
+void refuse_images(const char *kernel, const char *initrd);
+void force_image(const char *kernel, const char *initrd, const char *append);
+
 #endif /* VMM_H */

@@ -595,6 +595,7 @@ PROGRAMS = {
     "pci_liveupdate": ["vmm", "edu", "faults", "stress", "vfio", "minimal_vmm"],
     "vfio": SELFTESTS,
     "liveupdate": ["luo_kexec_simple", "luo_multi_session"],
+    "../../liveupdate-image": ["pci-liveupdate-image"],
 }
 MODULES = {
     "/edu.ko": "samples/liveupdate/edu_liveupdate.ko",
@@ -610,7 +611,7 @@ def build_programs(source, output, headers):
     file it comes from."""
     programs = {}
     for test, names in PROGRAMS.items():
-        directory = f"{output}/{test}"
+        directory = f"{output}/{os.path.basename(test)}"
         os.makedirs(directory, exist_ok=True)
         made = subprocess.run(["make", "-s", "-C", f"{source}/{test}", "LDFLAGS=-static",
                                f"OUTPUT={directory}", f"KHDR_INCLUDES=-isystem {headers}",
@@ -700,7 +701,7 @@ class Guests:
                                            f"{build}/usr-headers/include")
         files = {"/init": f"{HERE}/init", "/bin/busybox": busybox(),
                  **{f"/bin/{name}": f"{HERE}/{name}" for name in SCRIPTS},
-                 **self.programs["pci_liveupdate"]}
+                 **self.programs["pci_liveupdate"], **self.programs["../../liveupdate-image"]}
         if selftests:
             files |= self.programs["vfio"] | self.programs["liveupdate"]
         following = {}

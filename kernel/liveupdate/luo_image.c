@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copyright (c) 2026, the PCI Live Update authors
+ */
+
+/**
+ * DOC: LUO Images
+ *
+ * Data that describes running hardware must not get into a kernel that can't read it: the
+ * hardware would go on under a kernel that doesn't know of it. So LUO reads what an image says
+ * of itself (&struct liveupdate_image) and its command line when kexec_file_load() loads it, and
+ * keeps that with the image. Before anything is frozen for the kexec, LUO compares it with what
+ * is preserved. As long as no FLB with a &liveupdate_flb.version is preserved, any image will do.
+ *
+ * The kexec is refused if the image reads too little. An administrator who wants it nevertheless
+ * sets liveupdate.force. Then LUO unpreserves all files first, so that the kexec is one without
+ * a live update: devices are shut down, and what was preserved is lost.
+ */
+
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/cleanup.h>
+#include <linux/errno.h>
+#include <linux/kexec.h>
+#include <linux/kexec_handover.h>
+#include <linux/kho/abi/image.h>
+#include <linux/kho/abi/kexec_handover.h>
+#include <linux/kho/abi/luo.h>
+#include <linux/kstrtox.h>
+#include <linux/liveupdate.h>
+#include <linux/moduleparam.h>
+#include <linux/overflow.h>
+#include <linux/printk.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "../kexec_internal.h"
+#include "luo_internal.h"
+
+#undef MODULE_PARAM_PREFIX
+#define MODULE_PARAM_PREFIX "liveupdate."
+
+static bool luo_force;
+module_param_named(force, luo_force, bool, 0644);
+MODULE_PARM_DESC(force, "Kexec into a kernel that can't read what is preserved, which is lost");
+
+/* The image is loaded */
+
+static const struct liveupdate_image_abi *luo_image_abis(const struct liveupdate_image *info)
+{
+	return (const void *)(info + 1);
+}
+
+static bool luo_image_ok(const struct liveupdate_image *info, size_t size)
+{
+	const struct liveupdate_image_abi *abis = luo_image_abis(info);
+	size_t need;
+
+	if (size < sizeof(*info) || info->magic != LIVEUPDATE_IMAGE_MAGIC || info->size != size)
+		return false;
+
+	need = size_add(sizeof(*info), array_size(info->nr_abis, sizeof(*abis)));
+	if (size <= need || !memchr((const void *)info + need, '\0', size - need))
+		return false;
+
+	for (u32 i = 0; i < info->nr_abis; i++) {
+		if (strnlen(abis[i].name, sizeof(abis[i].name)) == sizeof(abis[i].name) ||
+		    abis[i].oldest > abis[i].newest)
+			return false;
+	}
+
+	return true;
+}
+
+struct luo_image_params {
+	bool kho;
+	bool liveupdate;
+};
+
+/* As early_param() handlers do: what isn't a boolean changes nothing */
+static int luo_image_param(char *param, char *val, const char *doing, void *arg)
+{
+	struct luo_image_params *params = arg;
+	int err = 0;
+
+	if (parameq(param, "kho"))
+		err = kstrtobool(val, &params->kho);
+	else if (parameq(param, "liveupdate"))
+		err = kstrtobool(val, &params->liveupdate);
+	if (err)
+		pr_debug("%s: '%s' has no value that counts\n", doing, param);
+
+	return 0;
+}
+
+/* Return what is off in the kernel that is booted with this command line, or NULL. */
+static const char *luo_image_off(const struct liveupdate_image *info, char *cmdline)
+{
+	struct luo_image_params params = { .kho = info->flags & LIVEUPDATE_IMAGE_KHO };
+
+	parse_args("loaded image", cmdline, NULL, 0, 0, 0, &params, luo_image_param);
+	if (!params.kho)
+		return "kho";
+
+	return params.liveupdate ? NULL : "liveupdate";
+}
+
+/**
+ * luo_fill_kimage - Keep what an image says of itself with the image
+ * @image: what kexec_file_load() loads; &kimage.kernel_buf and &kimage.cmdline_buf are there
+ *
+ * An image that says nothing, or nothing that makes sense, can be loaded.
+ *
+ * Context: kexec_file_load(), with the kexec lock held. May sleep.
+ * Return: 0; -ENOMEM.
+ */
+int luo_fill_kimage(struct kimage *image)
+{
+	const struct liveupdate_image *info;
+	const char *builtin;
+	size_t size;
+	char *cmdline __free(kfree) = NULL;
+
+	if (image->type == KEXEC_TYPE_CRASH || !image->fops->liveupdate)
+		return 0;
+
+	info = image->fops->liveupdate(image->kernel_buf, image->kernel_buf_len, &size);
+	if (!info)
+		return 0;
+
+	image->kho.info = kmemdup(info, size, GFP_KERNEL);
+	if (!image->kho.info)
+		return -ENOMEM;
+
+	info = image->kho.info;
+	if (!luo_image_ok(info, size)) {
+		pr_warn("what the loaded image says of live update is damaged\n");
+		kfree(image->kho.info);
+		image->kho.info = NULL;
+		return 0;
+	}
+
+	builtin = (const void *)(luo_image_abis(info) + info->nr_abis);
+	cmdline = kasprintf(GFP_KERNEL, "%s %s", builtin,
+			    image->cmdline_buf && !(info->flags & LIVEUPDATE_IMAGE_CMDLINE) ?
+				    image->cmdline_buf : "");
+	if (!cmdline)
+		return -ENOMEM;
+
+	image->kho.off = luo_image_off(info, cmdline);
+	return 0;
+}
+
+/* The kexec begins */
+
+static __printf(1, 2) int luo_image_refuse(const char *fmt, ...)
+{
+	struct va_format vaf = { .fmt = fmt };
+	va_list args;
+
+	va_start(args, fmt);
+	vaf.va = &args;
+	if (luo_force)
+		pr_warn("forced to kexec without a live update: the loaded kernel %pV\n", &vaf);
+	else
+		pr_warn("kexec refused: the loaded kernel %pV; load another, or close the sessions\n",
+			&vaf);
+	va_end(args);
+
+	return -EOPNOTSUPP;
+}
+
+/* Check one kind of data, of this length of name. Drivers may have some that no image knows. */
+static int luo_image_reads_data(const char *name, size_t len, u32 version, bool known)
+{
+	const struct liveupdate_image *info = kexec_image->kho.info;
+	const struct liveupdate_image_abi *abi = luo_image_abis(info);
+	const struct liveupdate_image_abi *end = abi + info->nr_abis;
+
+	while (abi < end && (strlen(abi->name) != len || strncmp(abi->name, name, len)))
+		abi++;
+
+	if (abi == end && !known)
+		return 0;
+	if (abi == end || !abi->newest)
+		return luo_image_refuse("doesn't read '%.*s'", (int)len, name);
+	if (version < abi->oldest || version > abi->newest)
+		return luo_image_refuse("reads versions %u to %u of '%s', not %u",
+					abi->oldest, abi->newest, abi->name, version);
+
+	return 0;
+}
+
+/**
+ * luo_image_reads - Check whether the loaded kernel reads the data of a compatible string
+ * @compatible: the string: a name, "-v" and a version
+ * @known:      each image knows the name, even if it doesn't read the data
+ *
+ * Context: after luo_image_check(), with the kexec lock held.
+ * Return: 0, also for a string without a version and for a name that the image doesn't know
+ * and needn't; -EOPNOTSUPP after a message that says why not.
+ */
+int luo_image_reads(const char *compatible, bool known)
+{
+	const char *dash = strrchr(compatible, '-');
+	u32 version;
+
+	if (!dash || dash[1] != 'v' || kstrtou32(dash + 2, 10, &version))
+		return 0;
+
+	return luo_image_reads_data(compatible, dash - compatible, version, known);
+}
+
+/**
+ * luo_image_reads_flb - Check whether the loaded kernel reads the data of an FLB
+ * @flb: an FLB that is preserved
+ *
+ * Context: after luo_image_check(), with the kexec lock held.
+ * Return: 0; -EOPNOTSUPP after a message that says why not.
+ */
+int luo_image_reads_flb(const struct liveupdate_flb *flb)
+{
+	if (!flb->version)
+		return 0;
+
+	return luo_image_reads_data(flb->compatible, strlen(flb->compatible), flb->version, true);
+}
+
+/**
+ * luo_image_check - Check whether the loaded kernel takes part in a live update
+ *
+ * Context: with the kexec lock held.
+ * Return: 0; -EOPNOTSUPP after a message that says why not.
+ */
+int luo_image_check(void)
+{
+	int err;
+
+	if (!kexec_image->kho.fdt)
+		return luo_image_refuse("wasn't loaded with kexec_file_load()");
+	if (!kexec_image->kho.info)
+		return luo_image_refuse("doesn't say that it can do live updates");
+	if (kexec_image->kho.off)
+		return luo_image_refuse("hasn't '%s=on' on its command line",
+					kexec_image->kho.off);
+
+	err = luo_image_reads(KHO_FDT_COMPATIBLE, true);
+	return err ?: luo_image_reads(LUO_ABI_COMPATIBLE, true);
+}
+
+/**
+ * luo_image_forced - Check whether to kexec in spite of luo_image_check()
+ *
+ * Return: true if the administrator wants what is preserved to be lost.
+ */
+bool luo_image_forced(void)
+{
+	return READ_ONCE(luo_force);
+}
