@@ -72,7 +72,9 @@
  * The previous kernel has stopped each device that it hasn't handed over. So until the last
  * file is finished, each endpoint that enumeration finds with bus mastering on, and that it
  * can't adopt, is quiesced before anything else looks at it. An incoming table that can't be
- * trusted is not used at all: such a boot is *quarantined*, no device is adopted.
+ * trusted is not used at all: such a boot is *quarantined*, no device is adopted. A kernel that
+ * can't read anything of what the previous kernel handed over, or isn't to, goes on like that
+ * until the next boot.
  */
 
 #define pr_fmt(fmt) "PCI: liveupdate: " fmt

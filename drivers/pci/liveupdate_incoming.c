@@ -341,7 +341,8 @@ static bool pci_may_do_dma(struct pci_dev *dev)
  *
  * Marks a device or bridge that the previous kernel preserved, so that the rest
  * of enumeration adopts it. As long as there is a table, or a quarantine, stops the DMA of
- * any other endpoint that has bus mastering on: nobody answers for it.
+ * any other endpoint that has bus mastering on: nobody answers for it. So it does in a kernel
+ * that has lost the table.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
  */
@@ -350,8 +351,13 @@ void pci_liveupdate_setup_device(struct pci_dev *dev)
 	struct pci_incoming *in;
 	const char *why;
 
-	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
+	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in)) {
+		if (liveupdate_is_lost() && pci_may_do_dma(dev)) {
+			guard(mutex)(&pci_liveupdate_mutex);
+			pci_liveupdate_quiesce(dev, "what the previous kernel handed over is lost");
+		}
 		return;
+	}
 
 	scoped_guard(mutex, &pci_liveupdate_mutex) {
 		why = pci_incoming_adopt(in, dev);

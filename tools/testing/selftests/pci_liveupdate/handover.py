@@ -186,6 +186,13 @@ class Handover(Memory):
     def first_record(self):
         return next(self.records())
 
+    def damage_fdt(self):
+        """The next kernel knows no such version of KHO."""
+        for version in self.find(b"kho-v4\0"):
+            page = version - version % PAGE
+            if self.memory[page:page + 4] == FDT_MAGIC:
+                self.memory[version + 5] = ord("9")
+
     def copy_record(self):
         first = self.first_record()
         self.memory[first + RECORD:first + 2 * RECORD] = self.memory[first:first + RECORD]

@@ -854,6 +854,14 @@ DAMAGED = [
     damaged("table_version", lambda given: given.put_in_table("I", 0, 99),
             "it has version 99, this kernel reads version 1",
             core="a table of a later version"),
+    # Neither is there any memory, or session
+    Scenario("kho_lost", list(switch("qemu-xhci", "qemu-xhci")), on=DEMO,
+             answers={KEXEC: [handover.damage(handover.Handover.damage_fdt)]},
+             checks=[checks.bus_numbers, checks.quiesced],
+             lines={(2, "handover FDT .* is incompatible with 'kho-v4'"): 1,
+                    (2, "0000:03:00.0: liveupdate: DMA stopped: what the previous kernel"): 1,
+                    (2, "VMM: FAIL .* retrieve session: No such file"): 1},
+             core="nothing can be read of what the previous kernel handed over"),
     damaged("table_address", lambda given: given.put("Q", given.flb, NOWHERE),
             "no preserved memory at 0x200000000000"),
     damaged("table_hole", lambda given: given.put("Q", given.flb, HOLE),
@@ -905,7 +913,7 @@ def kunit(name, tables, suite="pci_liveupdate", **others):
     """tables: so many damaged ones"""
     return Scenario(name, [], program="ls", updates=0, leaks=False, limit=120,
                     checks=[checks.kunit], **others,
-                    append=f"kunit.autorun=1 kunit.filter_glob={suite} "
+                    append=f"log_buf_len=4M kunit.autorun=1 kunit.filter_glob={suite} "
                            f"{suite}_kunit.tables={tables}")
 
 

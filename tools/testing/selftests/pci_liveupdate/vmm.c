@@ -800,8 +800,10 @@ static void preserve_and_kexec(void)
 	if (options.abort == options.stage)
 		abort_update();
 	load_next_kernel();
-	if (options.refused)
+	if (options.refused) {
+		say("done");
 		return;
+	}
 	for_each_nic(nic) {
 		report_path(nic->bdf);
 		if (nic->memory)
