@@ -1986,6 +1986,29 @@ static void expect_quarantine(struct kunit *test, struct fake_table *table)
 }
 
 /* kho_block_set_restore() would give a block back that doesn't hold anything. */
+/* A table of that name, as another implementation lays it out, with a device that is there. */
+static void quarantine_other_layout(struct kunit *test)
+{
+	static const u8 head[] = {
+		2, 0, 0, 0,				/* version */
+		1, 0, 0, 0,				/* number of records */
+	};
+	static const u8 record[] = {
+		(u8)FAKE_DOMAIN, (u8)(FAKE_DOMAIN >> 8),
+		(u8)(FAKE_DOMAIN >> 16), (u8)(FAKE_DOMAIN >> 24),
+		(u8)LEFT_0, (u8)(LEFT_0 >> 8),		/* bdf */
+		1, 0,					/* refcount */
+	};
+	struct fake_table *table = fake_table(test, 2);
+	u64 address = virt_to_phys(fake_table_block(table, 0));
+	void *ser = fake_table_ser(table);
+
+	memcpy(ser, head, sizeof(head));
+	memcpy(ser + sizeof(head), &address, sizeof(address));
+	memcpy(fake_table_block(table, 0), record, sizeof(record));
+	expect_quarantine(test, table);
+}
+
 static void quarantine_empty_block(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
@@ -2095,9 +2118,9 @@ static void no_table(struct kunit *test)
 #define GOLDEN_NIC	PCI_DEVID(1, PCI_DEVFN(0, 0))
 #define GOLDEN_OTHER	PCI_DEVID(1, PCI_DEVFN(0, 1))
 
-/* PCI_SER_VERSION 1. The addresses in the first two are filled in. */
+/* PCI_SER_VERSION 101. The addresses in the first two are filled in. */
 static const u8 golden_ser[] = {
-	0x01, 0x00, 0x00, 0x00,				/* version */
+	0x65, 0x00, 0x00, 0x00,				/* version */
 	0x00, 0x00, 0x00, 0x00,				/* reserved */
 	0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,	/* devices */
 	0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,	/* nr_devices */
@@ -2230,7 +2253,7 @@ static void write_golden_table(struct kunit *test)
 	KUNIT_EXPECT_MEMEQ_MSG(test, golden_block,
 			       phys_to_virt(pci_outgoing.ser->devices),
 			       sizeof(golden_block), GOLDEN_MESSAGE);
-	KUNIT_EXPECT_EQ_MSG(test, 1, PCI_SER_VERSION, GOLDEN_MESSAGE);
+	KUNIT_EXPECT_EQ_MSG(test, 101, PCI_SER_VERSION, GOLDEN_MESSAGE);
 	KUNIT_EXPECT_STREQ_MSG(test, "pci", pci_liveupdate_flb.compatible,
 			       GOLDEN_MESSAGE);
 }
@@ -2752,7 +2775,7 @@ static bool oracle_read(struct oracle *o, u64 pa)
 	if (page < 0)
 		return false;
 	ser = page_address(o->table->pages[page]);
-	if (ser->version != 1 || ser->reserved)
+	if (ser->version != 101 || ser->reserved)
 		return false;
 	set_bit(page, o->visited);
 
@@ -3144,7 +3167,7 @@ struct field {
 };
 
 static const struct field ser_fields[] = {
-	{ offsetof(struct pci_ser, version), 4, 1 },
+	{ offsetof(struct pci_ser, version), 4, 101 },
 	{ offsetof(struct pci_ser, reserved), 4, 1 },
 	{ offsetof(struct pci_ser, devices), 8, 1 },
 	{ offsetof(struct pci_ser, nr_devices), 8, 1 },
@@ -3675,6 +3698,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(quarantine_empty_block),
 	KUNIT_CASE(quarantine_overlapping_buses),
 	KUNIT_CASE(quarantine_record),
+	KUNIT_CASE(quarantine_other_layout),
 	KUNIT_CASE(no_table),
 	KUNIT_CASE(write_golden_table),
 	KUNIT_CASE(read_golden_table),

@@ -28,8 +28,11 @@
 /** PCI_LIVEUPDATE_COMPATIBLE - Name of the table. Never changes. */
 #define PCI_LIVEUPDATE_COMPATIBLE	"pci"
 
-/** PCI_SER_VERSION - Version of the layout of the table. */
-#define PCI_SER_VERSION			1
+/**
+ * PCI_SER_VERSION - Version of the layout of the table. Versions below 101 aren't used: there
+ * are tables with another layout, of the same name and with the version in the same place.
+ */
+#define PCI_SER_VERSION			101
 
 /**
  * struct pci_ser - Head of the table.

@@ -10,6 +10,7 @@ import struct
 import vmtest
 
 PAGE = 4096
+PCI_VERSION = 101
 RECORD, DOMAIN, REQUESTER_ID = 64, 32, 40   # sizes
 NOWHERE = 1 << 45                   # no memory is there
 HOLE = vmtest.RAM - PAGE            # nor there, but below it
@@ -94,7 +95,7 @@ class Handover(Memory):
 
     def is_table(self, address):
         block = self.get("Q", address + 8)
-        return (self.get("I", address) == 1 and block % PAGE == 0 and 0 < block < vmtest.RAM
+        return (self.get("I", address) == PCI_VERSION and block % PAGE == 0 and 0 < block < vmtest.RAM
                 and 0 < self.get("Q", address + 16) < 1 << 16)
 
     @property

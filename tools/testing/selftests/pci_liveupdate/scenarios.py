@@ -481,11 +481,11 @@ FORCED = {(1, SAYS_NOTHING): 1, (1, "luo: forced to kexec without a live update:
           (2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}
 BAD_IMAGES = {
     **{(1, rf"\] {says}$"): 1 for says in (
-        "kexec handover is on by default", "pci: version 1", "iommu: version 4",
+        "kexec handover is on by default", "pci: version 101", "iommu: version 4",
         "vfio-pci: version 1", "memfd: version 2", "luo: version 5", "kho: version 4")},
     (1, SAYS_NOTHING): 5, (1, "what the loaded image says of live update is damaged"): 3,
     **{(1, REFUSED(why)): 1 for why in (
-        "doesn't read 'pci'", "doesn't read 'vfio-pci'", "reads versions 98 to 99 of 'pci', not 1",
+        "doesn't read 'pci'", "doesn't read 'vfio-pci'", "reads versions 998 to 999 of 'pci', not 101",
         "reads versions 98 to 99 of 'iommu', not 4", "reads versions 1 to 1 of 'memfd', not 2",
         "reads versions 1 to 1 of 'luo', not 5", "reads versions 1 to 1 of 'kho', not 4",
         "hasn't 'liveupdate=on' on its command line", "hasn't 'kho=on' on its command line",
@@ -852,7 +852,7 @@ STOPPED = "DMA stopped: its file can't be retrieved"
 
 DAMAGED = [
     damaged("table_version", lambda given: given.put_in_table("I", 0, 99),
-            "it has version 99, this kernel reads version 1",
+            "it has version 99, this kernel reads version 101",
             core="a table of a later version"),
     # Neither is there any memory, or session
     Scenario("kho_lost", list(switch("qemu-xhci", "qemu-xhci")), on=DEMO,

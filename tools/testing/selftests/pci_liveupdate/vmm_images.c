@@ -45,7 +45,7 @@ static const struct bad_image {
 	{ "damaged-count", { { NULL, NR_ABIS, 1U << 31 } } },
 	{ "damaged-range", { { "luo", OLDEST, 99 } } },
 	{ "no-pci", { { "pci", 0, 0 } } },
-	{ "later-pci", { { "pci", OLDEST, 98 }, { "pci", NEWEST, 99 } } },
+	{ "later-pci", { { "pci", OLDEST, 998 }, { "pci", NEWEST, 999 } } },
 	{ "later-iommu", { { "iommu", OLDEST, 98 }, { "iommu", NEWEST, 99 } } },
 	{ "without-vfio-pci", { { "vfio-pci", OLDEST, 0 }, { "vfio-pci", NEWEST, 0 } } },
 	{ "earlier-memfd", { { "memfd", OLDEST, 1 }, { "memfd", NEWEST, 1 } } },
