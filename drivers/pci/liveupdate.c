@@ -198,11 +198,19 @@ static void pci_flb_finish(struct liveupdate_flb_op_args *args)
 	pci_incoming_free(in);
 }
 
+static void pci_flb_set_version(struct liveupdate_flb_op_args *args)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	pci_outgoing_set_version(args->version);
+}
+
 static const struct liveupdate_flb_ops pci_liveupdate_flb_ops = {
 	.preserve = pci_flb_preserve,
 	.unpreserve = pci_flb_unpreserve,
 	.retrieve = pci_flb_retrieve,
 	.finish = pci_flb_finish,
+	.set_version = pci_flb_set_version,
 	.owner = THIS_MODULE,
 };
 
@@ -210,6 +218,7 @@ struct liveupdate_flb pci_liveupdate_flb = {
 	.ops = &pci_liveupdate_flb_ops,
 	.compatible = PCI_LIVEUPDATE_COMPATIBLE,
 	.version = PCI_SER_VERSION,
+	.oldest = PCI_SER_VERSION_OLDEST,
 };
 
 /* The way out of incoming that drivers and removal take */
@@ -431,8 +440,9 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
  * @bdf:    bus, device and function, as in PCI_DEVID()
  *
  * For .retrieve, and for .can_finish: the device of a file isn't incoming if it is gone,
- * not found yet, given up, or in quarantine. One that was reset is given up here. The driver
- * must know whether the device still belonged to the file at the kexec.
+ * not found yet, given up, or in quarantine. One that was reset, or that has lost its extended
+ * configuration space, is given up here. The driver must know whether the device still belonged
+ * to the file at the kexec.
  *
  * Context: as for pci_liveupdate_abandon(). May sleep.
  * Return: the device, which the caller releases with pci_dev_put(); NULL if no device
@@ -440,11 +450,14 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_is_incoming);
  */
 struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf)
 {
+	const char *why = NULL;
 	struct pci_dev *dev;
 
 	dev = pci_get_domain_bus_and_slot(domain, PCI_BUS_NUM(bdf), bdf & 0xff);
-	if (dev && pci_incoming_was_reset(dev))
-		pci_incoming_leave(dev, "reset before its user was back");
+	if (dev)
+		why = pci_incoming_unfit(dev);
+	if (why)
+		pci_incoming_leave(dev, why);
 	if (dev && pci_is_endpoint(dev) && pci_liveupdate_is_incoming(dev))
 		return dev;
 

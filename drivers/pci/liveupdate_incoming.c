@@ -232,21 +232,35 @@ static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
 	return has_bars;
 }
 
+/* A kernel that was told not to access it (pci=nommconf), or can't */
+static bool pci_lost_ext_config(struct pci_dev *dev, const struct pci_dev_ser *rec)
+{
+	return rec->flags & PCI_DEV_SER_EXT_CONFIG && dev->cfg_size <= PCI_CFG_SPACE_SIZE;
+}
+
 /**
- * pci_incoming_was_reset - Check whether somebody has reset a device since its adoption
+ * pci_incoming_unfit - Check whether an adopted device is still what its user had
  * @dev: device that may be incoming
  *
- * sysfs refuses to, but not each driver of a device beside it, or program that writes to
- * registers.
+ * Somebody may have reset it since its adoption: sysfs refuses to, but not each driver of a
+ * device beside it, or program that writes to registers.
  *
  * Context: may sleep.
- * Return: true if @dev is incoming and has lost the addresses in its BARs.
+ * Return: NULL, also if @dev isn't incoming; else what is wrong, for the administrator.
  */
-bool pci_incoming_was_reset(struct pci_dev *dev)
+const char *pci_incoming_unfit(struct pci_dev *dev)
 {
+	const struct pci_dev_ser *rec;
+
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	return dev->liveupdate.incoming && pci_was_reset(dev, dev->liveupdate.record);
+	rec = dev->liveupdate.incoming ? dev->liveupdate.record : NULL;
+	if (rec && pci_was_reset(dev, rec))
+		return "reset before its user was back";
+	if (rec && pci_lost_ext_config(dev, rec))
+		return "its extended configuration space isn't there";
+
+	return NULL;
 }
 
 static void pci_incoming_adopt_ari(struct pci_dev *bridge)
@@ -316,6 +330,8 @@ static const char *pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *d
 		return NULL;
 	}
 
+	if (pci_lost_ext_config(dev, rec))
+		pci_warn(dev, "only 256 bytes of its configuration space can be accessed, so that ACS and AER are lost; compare pci= on both command lines\n");
 	if (rec->flags & PCI_DEV_SER_BROKEN_INTX)
 		dev->broken_intx_masking = 1;
 	if (bridge)

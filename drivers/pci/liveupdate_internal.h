@@ -76,13 +76,14 @@ int pci_outgoing_preserve(struct pci_dev *dev);
 void pci_outgoing_put_path(struct pci_dev *dev, struct pci_dev *end);
 void pci_outgoing_forget(struct pci_dev *dev, const char *what);
 void pci_outgoing_drop_all(void);
+void pci_outgoing_set_version(u32 version);
 
 /* liveupdate_incoming.c */
 void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why);
 void pci_incoming_end(struct pci_dev *dev);
 void pci_incoming_release_path(struct pci_dev *dev);
 void pci_incoming_release_all(void);
-bool pci_incoming_was_reset(struct pci_dev *dev);
+const char *pci_incoming_unfit(struct pci_dev *dev);
 
 /* liveupdate_ports.c */
 void pci_incoming_let_go(struct pci_dev *dev);

@@ -117,6 +117,14 @@ static bool pci_has_own_override(struct pci_dev *dev)
 	       !dev->liveupdate.override_set;
 }
 
+/* What a table of this version has that older ones hadn't. */
+static void pci_record_version(struct pci_dev *dev, struct pci_dev_ser *rec, u32 version)
+{
+	rec->flags &= ~PCI_DEV_SER_EXT_CONFIG;
+	if (version >= 102 && dev->cfg_size > PCI_CFG_SPACE_SIZE)
+		rec->flags |= PCI_DEV_SER_EXT_CONFIG;
+}
+
 static void pci_record_endpoint(struct pci_dev *dev, struct pci_dev_ser *rec)
 {
 	if (dev->driver)
@@ -142,6 +150,24 @@ static void pci_record_fill(struct pci_dev *dev, struct pci_dev_ser *rec)
 		pci_record_endpoint(dev, rec);
 	else
 		pci_record_bridge(dev, rec);
+	pci_record_version(dev, rec, PCI_SER_VERSION);
+}
+
+/**
+ * pci_outgoing_set_version - Make the outgoing table be one of a certain version
+ * @version: %PCI_SER_VERSION_OLDEST to %PCI_SER_VERSION
+ *
+ * Context: pci_liveupdate_mutex is held, and the outgoing table exists.
+ */
+void pci_outgoing_set_version(u32 version)
+{
+	struct pci_dev *dev;
+
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
+	pci_outgoing.ser->version = version;
+	list_for_each_entry(dev, &pci_outgoing.devices, liveupdate.node)
+		pci_record_version(dev, dev->liveupdate.outgoing, version);
 }
 
 /* Devices and their bridges */

@@ -111,7 +111,7 @@ void pci_outgoing_shrink(void)
 	(PCI_DEV_SER_FLAGS & ~(PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_SRIOV))
 #define PCI_RECORD_ENDPOINT_FLAGS					\
 	(PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_BROKEN_INTX |		\
-	 PCI_DEV_SER_ACS | PCI_DEV_SER_SRIOV)
+	 PCI_DEV_SER_ACS | PCI_DEV_SER_SRIOV | PCI_DEV_SER_EXT_CONFIG)
 
 /* Report why the boot is quarantined. Called only once, for the first error. */
 static __printf(1, 2) void pci_table_err(const char *fmt, ...)
@@ -175,13 +175,19 @@ static bool pci_record_vfs_ok(const struct pci_dev_ser *rec)
 	return true;
 }
 
+static u16 pci_record_flags(u32 version, bool bridge)
+{
+	u16 flags = bridge ? PCI_RECORD_BRIDGE_FLAGS : PCI_RECORD_ENDPOINT_FLAGS;
+
+	return version < 102 ? flags & ~PCI_DEV_SER_EXT_CONFIG : flags;
+}
+
 /* Return what is wrong with @rec, which is in use; NULL if nothing is wrong. */
-static const char *pci_record_check(const struct pci_dev_ser *rec)
+static const char *pci_record_check(const struct pci_dev_ser *rec, u32 version)
 {
 	bool bridge = rec->flags & PCI_DEV_SER_BRIDGE;
 
-	if (rec->flags & ~(bridge ? PCI_RECORD_BRIDGE_FLAGS :
-				    PCI_RECORD_ENDPOINT_FLAGS))
+	if (rec->flags & ~pci_record_flags(version, bridge))
 		return "impossible flags";
 	if (!pci_record_id_ok(rec))
 		return "impossible vendor and device ID";
@@ -226,7 +232,7 @@ static int pci_record_insert(struct xarray *index, unsigned long key,
 static int pci_incoming_add(struct pci_incoming *in, struct xarray *buses,
 			    struct pci_dev_ser *rec)
 {
-	const char *why = pci_record_check(rec);
+	const char *why = pci_record_check(rec, in->ser->version);
 	int err;
 
 	if (why)
@@ -393,9 +399,9 @@ int pci_incoming_load(struct pci_incoming *in, u64 pa)
 	}
 
 	in->ser = phys_to_virt(pa);
-	if (in->ser->version != PCI_SER_VERSION) {
-		pci_table_err("it has version %u, this kernel reads version %u",
-			      in->ser->version, PCI_SER_VERSION);
+	if (in->ser->version < PCI_SER_VERSION_OLDEST || in->ser->version > PCI_SER_VERSION) {
+		pci_table_err("it has version %u, this kernel reads versions %u to %u",
+			      in->ser->version, PCI_SER_VERSION_OLDEST, PCI_SER_VERSION);
 		return -EOPNOTSUPP;
 	}
 

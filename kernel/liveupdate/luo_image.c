@@ -28,6 +28,7 @@
 #include <linux/kho/abi/luo.h>
 #include <linux/kstrtox.h>
 #include <linux/liveupdate.h>
+#include <linux/minmax.h>
 #include <linux/moduleparam.h>
 #include <linux/overflow.h>
 #include <linux/printk.h>
@@ -170,8 +171,11 @@ static __printf(1, 2) int luo_image_refuse(const char *fmt, ...)
 	return -EOPNOTSUPP;
 }
 
-/* Check one kind of data, of this length of name. Drivers may have some that no image knows. */
-static int luo_image_reads_data(const char *name, size_t len, u32 version, bool known)
+/*
+ * Choose the newest version of one kind of data, whose name has this length, from *@version and
+ * older ones down to @oldest. Drivers may have data that no image knows.
+ */
+static int luo_image_choose(const char *name, size_t len, u32 oldest, u32 *version, bool known)
 {
 	const struct liveupdate_image *info = kexec_image->kho.info;
 	const struct liveupdate_image_abi *abi = luo_image_abis(info);
@@ -184,10 +188,11 @@ static int luo_image_reads_data(const char *name, size_t len, u32 version, bool 
 		return 0;
 	if (abi == end || !abi->newest)
 		return luo_image_refuse("doesn't read '%.*s'", (int)len, name);
-	if (version < abi->oldest || version > abi->newest)
+	if (*version < abi->oldest || oldest > abi->newest)
 		return luo_image_refuse("reads versions %u to %u of '%s', not %u",
-					abi->oldest, abi->newest, abi->name, version);
+					abi->oldest, abi->newest, abi->name, *version);
 
+	*version = min(*version, abi->newest);
 	return 0;
 }
 
@@ -208,22 +213,27 @@ int luo_image_reads(const char *compatible, bool known)
 	if (!dash || dash[1] != 'v' || kstrtou32(dash + 2, 10, &version))
 		return 0;
 
-	return luo_image_reads_data(compatible, dash - compatible, version, known);
+	return luo_image_choose(compatible, dash - compatible, version, &version, known);
 }
 
 /**
- * luo_image_reads_flb - Check whether the loaded kernel reads the data of an FLB
- * @flb: an FLB that is preserved
+ * luo_image_reads_flb - Choose the version of an FLB's data that the loaded kernel reads
+ * @flb:     an FLB that is preserved
+ * @version: [OUT] the newest version that this kernel can write; &liveupdate_flb.version if
+ *           that is 0
  *
  * Context: after luo_image_check(), with the kexec lock held.
- * Return: 0; -EOPNOTSUPP after a message that says why not.
+ * Return: 0; -EOPNOTSUPP after a message that says why there is none.
  */
-int luo_image_reads_flb(const struct liveupdate_flb *flb)
+int luo_image_reads_flb(const struct liveupdate_flb *flb, u32 *version)
 {
+	u32 oldest = flb->ops->set_version ? flb->oldest : flb->version;
+
+	*version = flb->version;
 	if (!flb->version)
 		return 0;
 
-	return luo_image_reads_data(flb->compatible, strlen(flb->compatible), flb->version, true);
+	return luo_image_choose(flb->compatible, strlen(flb->compatible), oldest, version, true);
 }
 
 /**

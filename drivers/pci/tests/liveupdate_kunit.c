@@ -2076,7 +2076,8 @@ static void quarantine_record(struct kunit *test)
 	for (int i = 0; i < BITS_PER_TYPE(rec->flags); i++) {
 		rec->flags = BIT(i);
 		if (!(rec->flags & (PCI_DEV_SER_OVERRIDE | PCI_DEV_SER_BROKEN_INTX |
-				    PCI_DEV_SER_ACS | PCI_DEV_SER_SRIOV)))
+				    PCI_DEV_SER_ACS | PCI_DEV_SER_SRIOV |
+				    PCI_DEV_SER_EXT_CONFIG)))
 			expect_quarantine(test, fake_handover(test));
 	}
 	rec->flags = 0;
@@ -2118,9 +2119,9 @@ static void no_table(struct kunit *test)
 #define GOLDEN_NIC	PCI_DEVID(1, PCI_DEVFN(0, 0))
 #define GOLDEN_OTHER	PCI_DEVID(1, PCI_DEVFN(0, 1))
 
-/* PCI_SER_VERSION 101. The addresses in the first two are filled in. */
+/* PCI_SER_VERSION 102. The addresses in the first two are filled in. */
 static const u8 golden_ser[] = {
-	0x65, 0x00, 0x00, 0x00,				/* version */
+	0x66, 0x00, 0x00, 0x00,				/* version */
 	0x00, 0x00, 0x00, 0x00,				/* reserved */
 	0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,	/* devices */
 	0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,	/* nr_devices */
@@ -2132,7 +2133,7 @@ static const u8 golden_block[] = {
 
 	0x01, 0x00, 0x01, 0x00,				/* domain */
 	0x00, 0x01,					/* bdf */
-	0x42, 0x01,					/* flags */
+	0x42, 0x03,					/* flags */
 	0x01, 0x00, 0x00, 0x00,				/* refcount */
 	0x34, 0x12, 0x01, 0x00,				/* vendor, device */
 	0x1c, 0x00,					/* acs_ctrl */
@@ -2144,7 +2145,7 @@ static const u8 golden_block[] = {
 
 	0x01, 0x00, 0x01, 0x00,				/* domain */
 	0x08, 0x00,					/* bdf */
-	0xdd, 0x00,					/* flags */
+	0xdd, 0x02,					/* flags */
 	0x02, 0x00, 0x00, 0x00,				/* refcount */
 	0x34, 0x12, 0x01, 0x00,				/* vendor, device */
 	0x1d, 0x00,					/* acs_ctrl */
@@ -2167,6 +2168,9 @@ static const u8 golden_block[] = {
 	0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,	/* driver */
 	0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
+
+/* What version 101 hasn't: the high byte of the flags of each, with PCI_DEV_SER_EXT_CONFIG */
+#define GOLDEN_FLAGS(n)	(sizeof(struct kho_block_header_ser) + 64 * (n) + 7)
 
 #define GOLDEN_MESSAGE	"the layout or the meaning of the table has changed: " \
 			"raise PCI_SER_VERSION and write a new golden table"
@@ -2253,7 +2257,7 @@ static void write_golden_table(struct kunit *test)
 	KUNIT_EXPECT_MEMEQ_MSG(test, golden_block,
 			       phys_to_virt(pci_outgoing.ser->devices),
 			       sizeof(golden_block), GOLDEN_MESSAGE);
-	KUNIT_EXPECT_EQ_MSG(test, 101, PCI_SER_VERSION, GOLDEN_MESSAGE);
+	KUNIT_EXPECT_EQ_MSG(test, 102, PCI_SER_VERSION, GOLDEN_MESSAGE);
 	KUNIT_EXPECT_STREQ_MSG(test, "pci", pci_liveupdate_flb.compatible,
 			       GOLDEN_MESSAGE);
 }
@@ -2266,6 +2270,90 @@ static struct fake_table *golden_table(struct kunit *test)
 	memcpy(fake_table_block(table, 0), golden_block, sizeof(golden_block));
 	fake_table_link(table);
 	return table;
+}
+
+/* Version 101 of that */
+static struct fake_table *older_table(struct kunit *test)
+{
+	struct fake_table *table = golden_table(test);
+	u8 *block = (void *)fake_table_block(table, 0);
+
+	fake_table_ser(table)->version = 101;
+	block[GOLDEN_FLAGS(0)] &= ~2;
+	block[GOLDEN_FLAGS(1)] &= ~2;
+	return table;
+}
+
+static void set_version(u32 version)
+{
+	struct liveupdate_flb_op_args args = { .version = version };
+
+	pci_liveupdate_flb.ops->set_version(&args);
+}
+
+/* The next kernel is an older one; that kexec fails, and the one after it isn't. */
+static void write_older_table(struct kunit *test)
+{
+	struct fake_host *host = fake_golden(test);
+	struct pci_dev *dev = fake_dev(test, host, GOLDEN_NIC);
+	struct fake_table *older = older_table(test);
+	u64 next;
+
+	KUNIT_ASSERT_EQ(test, 0, device_set_driver_override(&dev->dev, "fake-vfio"));
+	fake_dev(test, host, GOLDEN_OTHER)->broken_intx_masking = 1;
+	file_preserve(test);
+	preserve(test, host, GOLDEN_NIC);
+	set_version(101);
+	preserve(test, host, GOLDEN_OTHER);
+	set_version(101);
+	next = pci_outgoing.ser->devices;
+	KUNIT_EXPECT_EQ(test, 101, pci_outgoing.ser->version);
+	KUNIT_EXPECT_MEMEQ(test, fake_table_block(older, 0), phys_to_virt(next),
+			   sizeof(golden_block));
+
+	set_version(102);
+	KUNIT_EXPECT_EQ(test, 102, pci_outgoing.ser->version);
+	KUNIT_EXPECT_MEMEQ(test, golden_block, phys_to_virt(next), sizeof(golden_block));
+}
+
+static void read_older_table(struct kunit *test)
+{
+	struct fake_host *host = fake_golden(test);
+	struct fake_table *table;
+
+	fake_host_unscan(host);
+	table = older_table(test);
+	fake_retrieve(fake_table_pa(table));
+	KUNIT_ASSERT_FALSE(test, pci_incoming.quarantined);
+	fake_scan(test, host);
+	KUNIT_EXPECT_EQ(test, 1, fake_dev(test, host, GOLDEN_NIC)->liveupdate.incoming);
+	fake_finish();
+
+	/* The flag is one that this version doesn't know */
+	table = golden_table(test);
+	fake_table_ser(table)->version = 101;
+	expect_quarantine(test, table);
+}
+
+/* Whoever preserved it gave its user 4096 bytes; this kernel has 256. */
+static void lost_ext_config(struct kunit *test)
+{
+	struct fake_host *host = fake_golden(test);
+	struct pci_dev *dev;
+
+	fake_host_unscan(host);
+	fake_retrieve(fake_table_pa(golden_table(test)));
+	fake_scan(test, host);
+	dev = fake_dev(test, host, GOLDEN_NIC);
+	KUNIT_EXPECT_NULL(test, pci_incoming_unfit(dev));
+	dev->cfg_size = PCI_CFG_SPACE_SIZE;
+	KUNIT_EXPECT_NOT_NULL(test, pci_incoming_unfit(dev));
+	KUNIT_EXPECT_NULL(test, pci_liveupdate_get_incoming(FAKE_DOMAIN, GOLDEN_NIC));
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_is_incoming(dev));
+	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, GOLDEN_NIC)) &
+			   PCI_COMMAND_MASTER);
+	/* It never had any */
+	KUNIT_EXPECT_NULL(test, pci_incoming_unfit(fake_dev(test, host, GOLDEN_OTHER)));
 }
 
 /* Before a host is scanned that has the devices in it. */
@@ -2748,6 +2836,7 @@ static void fail_read_state(struct kunit *test)
 struct oracle {
 	struct fake_table *table;
 	unsigned long visited[BITS_TO_LONGS(64)];
+	u32 version;
 	const struct pci_dev_ser *recs[1024];
 	unsigned int nr;
 	/* Of one domain, for each bus number: */
@@ -2775,8 +2864,9 @@ static bool oracle_read(struct oracle *o, u64 pa)
 	if (page < 0)
 		return false;
 	ser = page_address(o->table->pages[page]);
-	if (ser->version != 101 || ser->reserved)
+	if (ser->version < 101 || ser->version > 102 || ser->reserved)
 		return false;
+	o->version = ser->version;
 	set_bit(page, o->visited);
 
 	for (pa = ser->devices; pa; pa = block->next) {
@@ -2803,8 +2893,9 @@ static bool oracle_is_bridge(const struct pci_dev_ser *rec)
 }
 
 /* As pci.h describes a record. */
-static bool oracle_record(const struct pci_dev_ser *rec)
+static bool oracle_record(const struct pci_dev_ser *rec, u32 version)
 {
+	u16 flags = version > 101 ? rec->flags & ~0x200 : rec->flags;
 	const u8 *bytes = (const u8 *)rec;
 	bool ended = false;
 
@@ -2837,9 +2928,9 @@ static bool oracle_record(const struct pci_dev_ser *rec)
 			if (bytes[i] && !(rec->flags & 0x100))
 				return false;
 		}
-		return !(rec->flags & ~0x162) && rec->refcount == 1;
+		return !(flags & ~0x162) && rec->refcount == 1;
 	}
-	return !(rec->flags & ~0xfd) && !bytes[32] && !rec->max_vf_buses &&
+	return !(flags & ~0xfd) && !bytes[32] && !rec->max_vf_buses &&
 	       !memchr_inv(&bytes[28], 0, 4) &&
 	       rec->secondary > rec->bdf >> 8 &&
 	       rec->subordinate >= rec->secondary;
@@ -2907,7 +2998,7 @@ static bool oracle_says_consistent(struct oracle *o, u64 pa)
 
 	/* Before anything follows bus numbers up */
 	for (unsigned int i = 0; i < o->nr; i++) {
-		if (!oracle_record(o->recs[i]))
+		if (!oracle_record(o->recs[i], o->version))
 			return false;
 	}
 	for (unsigned int i = 0; i < o->nr; i++) {
@@ -3167,7 +3258,7 @@ struct field {
 };
 
 static const struct field ser_fields[] = {
-	{ offsetof(struct pci_ser, version), 4, 101 },
+	{ offsetof(struct pci_ser, version), 4, 1 },
 	{ offsetof(struct pci_ser, reserved), 4, 1 },
 	{ offsetof(struct pci_ser, devices), 8, 1 },
 	{ offsetof(struct pci_ser, nr_devices), 8, 1 },
@@ -3702,6 +3793,9 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(no_table),
 	KUNIT_CASE(write_golden_table),
 	KUNIT_CASE(read_golden_table),
+	KUNIT_CASE(write_older_table),
+	KUNIT_CASE(read_older_table),
+	KUNIT_CASE(lost_ext_config),
 	KUNIT_CASE(saved_state),
 #ifdef CONFIG_FAULT_INJECTION
 	KUNIT_CASE(fail_flb_preserve),

@@ -22,7 +22,8 @@
  * This interface is a contract. Any change to the layout or to the meaning of a
  * field requires a new %PCI_SER_VERSION. The compatible string and the offset of
  * &pci_ser.version never change, so that a kernel that can't read the rest of the
- * table still learns that devices are running. A kernel reads only its own version.
+ * table still learns that devices are running. A kernel reads and writes its own version
+ * and the one before.
  */
 
 /** PCI_LIVEUPDATE_COMPATIBLE - Name of the table. Never changes. */
@@ -31,13 +32,17 @@
 /**
  * PCI_SER_VERSION - Version of the layout of the table. Versions below 101 aren't used: there
  * are tables with another layout, of the same name and with the version in the same place.
+ * Version 102 has added %PCI_DEV_SER_EXT_CONFIG.
  */
-#define PCI_SER_VERSION			101
+#define PCI_SER_VERSION			102
+
+/** PCI_SER_VERSION_OLDEST - Oldest version that this kernel reads and writes. */
+#define PCI_SER_VERSION_OLDEST		101
 
 /**
  * struct pci_ser - Head of the table.
- * @version:    %PCI_SER_VERSION of the kernel that wrote the table. At offset 0
- *              in every version.
+ * @version:    %PCI_SER_VERSION, or an older one if that is what the next kernel
+ *              reads. At offset 0 in every version.
  * @reserved:   Zero.
  * @devices:    Physical address of the first block header; 0 if there are no
  *              blocks.
@@ -80,8 +85,11 @@ static_assert(sizeof(struct pci_ser) == 24);
 /** PCI_DEV_SER_SRIOV - The fields about virtual functions are valid. */
 #define PCI_DEV_SER_SRIOV		BIT(8)
 
+/** PCI_DEV_SER_EXT_CONFIG - The device has extended configuration space, which works. */
+#define PCI_DEV_SER_EXT_CONFIG		BIT(9)
+
 /** PCI_DEV_SER_FLAGS - All flags that this version knows. */
-#define PCI_DEV_SER_FLAGS		GENMASK(8, 0)
+#define PCI_DEV_SER_FLAGS		GENMASK(9, 0)
 
 /** PCI_DEV_SER_BARS - Six BARs and, as the last one, the expansion ROM BAR. */
 #define PCI_DEV_SER_BARS		7

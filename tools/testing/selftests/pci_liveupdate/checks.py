@@ -445,6 +445,13 @@ def contained(run):
     yield from all_packets(run, others)
 
 
+def versions(run):
+    """That of the table is what the next kernel reads."""
+    found = run.vm.found["versions"]
+    if found != [101, 102]:
+        yield f"the versions of the tables are {found}"
+
+
 def let_go(run):
     """What isn't handed over may do no DMA any more when the next kernel starts."""
     last = len(run.kexecs)

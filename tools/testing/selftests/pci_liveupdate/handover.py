@@ -10,7 +10,7 @@ import struct
 import vmtest
 
 PAGE = 4096
-PCI_VERSION = 101
+PCI_VERSIONS = 101, 102
 RECORD, DOMAIN, REQUESTER_ID = 64, 32, 40   # sizes
 NOWHERE = 1 << 45                   # no memory is there
 HOLE = vmtest.RAM - PAGE            # nor there, but below it
@@ -95,8 +95,8 @@ class Handover(Memory):
 
     def is_table(self, address):
         block = self.get("Q", address + 8)
-        return (self.get("I", address) == PCI_VERSION and block % PAGE == 0 and 0 < block < vmtest.RAM
-                and 0 < self.get("Q", address + 16) < 1 << 16)
+        return (self.get("I", address) in PCI_VERSIONS and block % PAGE == 0
+                and 0 < block < vmtest.RAM and 0 < self.get("Q", address + 16) < 1 << 16)
 
     @property
     def flb(self):
@@ -221,7 +221,9 @@ def damage(how):
 
 @at_handover
 def read_table(vm):
-    vm.found["table"] = Handover(vm).references()
+    given = Handover(vm)
+    vm.found["table"] = given.references()
+    vm.found.setdefault("versions", []).append(given.get("I", given.table))
 
 
 @at_handover

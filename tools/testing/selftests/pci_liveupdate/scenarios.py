@@ -481,11 +481,12 @@ FORCED = {(1, SAYS_NOTHING): 1, (1, "luo: forced to kexec without a live update:
           (2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}
 BAD_IMAGES = {
     **{(1, rf"\] {says}$"): 1 for says in (
-        "kexec handover is on by default", "pci: version 101", "iommu: version 4",
+        "kexec handover is on by default", "pci: versions 101 to 102", "iommu: version 4",
         "vfio-pci: version 1", "memfd: version 2", "luo: version 5", "kho: version 4")},
     (1, SAYS_NOTHING): 5, (1, "what the loaded image says of live update is damaged"): 3,
     **{(1, REFUSED(why)): 1 for why in (
-        "doesn't read 'pci'", "doesn't read 'vfio-pci'", "reads versions 998 to 999 of 'pci', not 101",
+        "doesn't read 'pci'", "doesn't read 'vfio-pci'",
+        "reads versions 998 to 999 of 'pci', not 102",
         "reads versions 98 to 99 of 'iommu', not 4", "reads versions 1 to 1 of 'memfd', not 2",
         "reads versions 1 to 1 of 'luo', not 5", "reads versions 1 to 1 of 'kho', not 4",
         "hasn't 'liveupdate=on' on its command line", "hasn't 'kho=on' on its command line",
@@ -516,6 +517,11 @@ SEQUENCES = [
     Scenario("crash", SWITCH, options="--crash", on=DEMO, adopted=(1, 3, 0),
              lines={(2, "VMM: crashed"): 1},
              core="a VMM that has retrieved all files dies, another one takes over"),
+    # Back to an older kernel, and on from there
+    Scenario("older", SWITCH, 2, options="--older", updates=2, adopted=(2, 4, 0), on=DEMO,
+             answers={KEXEC: [handover.read_table], SECOND_KEXEC: [handover.read_table]},
+             checks=[*checks.FULL, checks.versions],
+             core="a table of the version before"),
     # Between a kernel without us and one with us
     Scenario("plain_to_ours", SWITCH, on=("plain",), following="demo", options="--forget",
              checks=[], lines={(2, "liveupdate: adopted"): 0,
@@ -738,6 +744,10 @@ VFIO = [
                 (1, "live update refused: it is in low power"): 1},
          core="virtual functions, groups, VGA, low power"),
     # The address space of what is preserved stays as it is, and what it maps is preserved
+    vfio("no_ext_config", igbs(1), next_append="pci=nommconf", on=DEMO,
+         lines={(2, "liveupdate: only 256 bytes of its configuration space can be"): 2,
+                (2, "DMA stopped: its extended configuration space isn't there"): 1},
+         core="a kernel that can't access extended configuration space"),
     vfio("fixed", igbs(2), 2, adopted=(2, 2, 0), answers=COUNT,
          lines={(1, "liveupdate: its address space maps memory at 0x[0-9a-f]+, which isn't"): 4},
          core="an address space that is handed over"),
@@ -852,7 +862,7 @@ STOPPED = "DMA stopped: its file can't be retrieved"
 
 DAMAGED = [
     damaged("table_version", lambda given: given.put_in_table("I", 0, 99),
-            "it has version 99, this kernel reads version 101",
+            "it has version 99, this kernel reads versions 101 to 102",
             core="a table of a later version"),
     # Neither is there any memory, or session
     Scenario("kho_lost", list(switch("qemu-xhci", "qemu-xhci")), on=DEMO,

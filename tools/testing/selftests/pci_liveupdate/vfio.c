@@ -1288,22 +1288,33 @@ static void protected_1(void)
 	start_kernel();
 }
 
-static void must_not_retrieve(void)
+static void must_not_retrieve(int err)
 {
 	struct device *dev = &devices[0];
 	int session = retrieve_session("vmm");
 
-	expect(-luo_session_retrieve_fd(session, token(dev)), EOPNOTSUPP, "retrieve", dev->bdf);
+	expect(-luo_session_retrieve_fd(session, token(dev)), err, "retrieve", dev->bdf);
 	if (is_master(dev))
 		die("%s may do DMA that nobody knows where it goes", dev->bdf);
 	finish(session);
+}
+
+static void unprotected_2(void)
+{
+	must_not_retrieve(EOPNOTSUPP);
 }
 
 static void protected_2(void)
 {
 	if (!is_master(&devices[0]))
 		die("%s may not do DMA, so this run proves nothing", devices[0].bdf);
-	must_not_retrieve();
+	must_not_retrieve(EOPNOTSUPP);
+}
+
+/* Its user would find a smaller device. */
+static void no_ext_config_2(void)
+{
+	must_not_retrieve(ENODEV);
 }
 
 /* ---- tests: what is refused ---- */
@@ -1512,8 +1523,9 @@ static const struct test {
 	{ "interrupts", { interrupts_1, interrupts_2 } },
 	{ "shared", { shared_1, shared_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
-	{ "unprotected", { usual_1, must_not_retrieve } },
+	{ "unprotected", { usual_1, unprotected_2 } },
 	{ "protected", { protected_1, protected_2 } },
+	{ "no_ext_config", { usual_1, no_ext_config_2 } },
 	{ "refused", { refused_1 } },
 	{ "fixed", { fixed_1, fixed_2 } },
 };

@@ -73,6 +73,7 @@ static struct {
 	bool images;
 	bool refused;
 	bool forced;
+	bool older;
 	bool again;
 	const char *hotplug;
 	const char *hotadd;
@@ -767,6 +768,8 @@ static void load_next_kernel(void)
 		force_image(options.kernel, options.initrd, append);
 	else if (options.refused)
 		refuse_image(options.kernel, options.initrd, append);
+	else if (options.older && options.stage == 1)
+		load_kernel(older_image(options.kernel), options.initrd, append);
 	else
 		load_kernel(options.kernel, options.initrd, append);
 }
@@ -1241,6 +1244,7 @@ static void usage(void)
 		"  --images        try to kexec into kernels that can't take the devices over\n"
 		"  --refused       the next kernel is one, and that is all\n"
 		"  --forced        the next kernel is made one, and forced\n"
+		"  --older         the second kernel reads the table in an older version only\n"
 		"  --again         in stage 2 replace the kernel once more\n"
 		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n"
 		"  --hotadd BDF    the host plugs in a device there: preserve it, too\n");
@@ -1274,6 +1278,7 @@ static void parse_options(int argc, char *argv[])
 		{ "images", no_argument, NULL, 'v' },
 		{ "refused", no_argument, NULL, 'z' },
 		{ "forced", no_argument, NULL, '!' },
+		{ "older", no_argument, NULL, '@' },
 		{ "again", no_argument, NULL, 'g' },
 		{ "hotplug", required_argument, NULL, 'h' },
 		{ "hotadd", required_argument, NULL, 'l' },
@@ -1354,6 +1359,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case '!':
 			options.forced = true;
+			break;
+		case '@':
+			options.older = true;
 			break;
 		case 'g':
 			options.again = true;

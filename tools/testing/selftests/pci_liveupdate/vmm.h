@@ -102,6 +102,7 @@ void packets_report(struct nic *nic);
 /* vmm_images.c */
 void refuse_image(const char *kernel, const char *initrd, const char *append);
 void refuse_images(const char *kernel, const char *initrd);
+const char *older_image(const char *kernel);
 void force_image(const char *kernel, const char *initrd, const char *append);
 
 #endif /* VMM_H */

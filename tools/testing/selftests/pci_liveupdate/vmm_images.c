@@ -136,6 +136,16 @@ void refuse_images(const char *kernel, const char *initrd)
 	refuse("segments");
 }
 
+/* The next kernel, as if it read only the oldest version of the table that this one writes */
+const char *older_image(const char *kernel)
+{
+	static const struct change older[2] = { { "pci", NEWEST, 101 } };
+
+	if (!change_image(kernel, older))
+		die("the image says nothing");
+	return CHANGED;
+}
+
 /* Into a kernel that says nothing of itself, which isn't told what was preserved. */
 void force_image(const char *kernel, const char *initrd, const char *append)
 {
