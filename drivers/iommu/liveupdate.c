@@ -778,3 +778,23 @@ int iommu_liveupdate_freeze(struct device *dev, struct iommu_domain *domain)
 	return iommu_outgoing_walk(dev, out, iommu_skip_table);
 }
 EXPORT_SYMBOL_GPL(iommu_liveupdate_freeze);
+
+/**
+ * iommu_liveupdate_check_image - Check that the loaded kernel has a device's IOMMU on
+ * @dev: the device
+ *
+ * Context: called from &liveupdate_flb_ops.prepare. May sleep.
+ * Return: 0, also if nothing is translated, or if the IOMMU's driver doesn't know; -EOPNOTSUPP
+ * if that kernel will have it off: DMA addresses would mean something else there; -ENOMEM.
+ */
+int iommu_liveupdate_check_image(struct device *dev)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
+	const struct iommu_ops *ops;
+
+	if (!domain || domain->type == IOMMU_DOMAIN_IDENTITY)
+		return 0;
+
+	ops = dev_iommu_ops(dev);
+	return ops->liveupdate_check_image ? ops->liveupdate_check_image() : 0;
+}

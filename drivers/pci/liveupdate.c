@@ -198,11 +198,12 @@ static void pci_flb_finish(struct liveupdate_flb_op_args *args)
 	pci_incoming_free(in);
 }
 
-static void pci_flb_set_version(struct liveupdate_flb_op_args *args)
+static int pci_flb_prepare(struct liveupdate_flb_op_args *args)
 {
 	guard(mutex)(&pci_liveupdate_mutex);
 
 	pci_outgoing_set_version(args->version);
+	return pci_outgoing_check_iommus();
 }
 
 static const struct liveupdate_flb_ops pci_liveupdate_flb_ops = {
@@ -210,7 +211,7 @@ static const struct liveupdate_flb_ops pci_liveupdate_flb_ops = {
 	.unpreserve = pci_flb_unpreserve,
 	.retrieve = pci_flb_retrieve,
 	.finish = pci_flb_finish,
-	.set_version = pci_flb_set_version,
+	.prepare = pci_flb_prepare,
 	.owner = THIS_MODULE,
 };
 

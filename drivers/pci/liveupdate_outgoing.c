@@ -15,6 +15,7 @@
 #include <linux/delay.h>
 #include <linux/device.h>
 #include <linux/err.h>
+#include <linux/iommu_liveupdate.h>
 #include <linux/kexec.h>
 #include <linux/list.h>
 #include <linux/lockdep.h>
@@ -168,6 +169,33 @@ void pci_outgoing_set_version(u32 version)
 	pci_outgoing.ser->version = version;
 	list_for_each_entry(dev, &pci_outgoing.devices, liveupdate.node)
 		pci_record_version(dev, dev->liveupdate.outgoing, version);
+}
+
+/**
+ * pci_outgoing_check_iommus - Check that the loaded kernel translates for all devices
+ *
+ * Context: called from .prepare of the FLB, with pci_liveupdate_mutex held. May sleep.
+ * Return: 0; -EOPNOTSUPP after a warning for the first device that an IOMMU translates for, and
+ * whose IOMMU is off in the loaded kernel; -ENOMEM.
+ */
+int pci_outgoing_check_iommus(void)
+{
+	struct pci_dev *dev;
+	int err;
+
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
+	list_for_each_entry(dev, &pci_outgoing.devices, liveupdate.node) {
+		if (!pci_is_endpoint(dev))
+			continue;
+		err = iommu_liveupdate_check_image(&dev->dev);
+		if (err == -EOPNOTSUPP)
+			pci_warn(dev, "live update refused: its IOMMU is off in the loaded kernel; load it with the IOMMU options of this one\n");
+		if (err)
+			return err;
+	}
+
+	return 0;
 }
 
 /* Devices and their bridges */

@@ -19,6 +19,7 @@ void iommu_liveupdate_unregister_flb(struct liveupdate_file_handler *fh);
 int iommu_liveupdate_preserve(struct device *dev, struct iommu_domain *domain);
 void iommu_liveupdate_unpreserve(struct device *dev, struct iommu_domain *domain);
 int iommu_liveupdate_freeze(struct device *dev, struct iommu_domain *domain);
+int iommu_liveupdate_check_image(struct device *dev);
 void iommu_liveupdate_finish(struct device *dev);
 void iommu_liveupdate_get_incoming(void);
 void iommu_liveupdate_put_incoming(void);
@@ -45,6 +46,11 @@ static inline void iommu_liveupdate_unpreserve(struct device *dev,
 
 static inline int iommu_liveupdate_freeze(struct device *dev,
 					  struct iommu_domain *domain)
+{
+	return 0;
+}
+
+static inline int iommu_liveupdate_check_image(struct device *dev)
 {
 	return 0;
 }

@@ -73,39 +73,6 @@ static bool luo_image_ok(const struct liveupdate_image *info, size_t size)
 	return true;
 }
 
-struct luo_image_params {
-	bool kho;
-	bool liveupdate;
-};
-
-/* As early_param() handlers do: what isn't a boolean changes nothing */
-static int luo_image_param(char *param, char *val, const char *doing, void *arg)
-{
-	struct luo_image_params *params = arg;
-	int err = 0;
-
-	if (parameq(param, "kho"))
-		err = kstrtobool(val, &params->kho);
-	else if (parameq(param, "liveupdate"))
-		err = kstrtobool(val, &params->liveupdate);
-	if (err)
-		pr_debug("%s: '%s' has no value that counts\n", doing, param);
-
-	return 0;
-}
-
-/* Return what is off in the kernel that is booted with this command line, or NULL. */
-static const char *luo_image_off(const struct liveupdate_image *info, char *cmdline)
-{
-	struct luo_image_params params = { .kho = info->flags & LIVEUPDATE_IMAGE_KHO };
-
-	parse_args("loaded image", cmdline, NULL, 0, 0, 0, &params, luo_image_param);
-	if (!params.kho)
-		return "kho";
-
-	return params.liveupdate ? NULL : "liveupdate";
-}
-
 /**
  * luo_fill_kimage - Keep what an image says of itself with the image
  * @image: what kexec_file_load() loads; &kimage.kernel_buf and &kimage.cmdline_buf are there
@@ -118,9 +85,8 @@ static const char *luo_image_off(const struct liveupdate_image *info, char *cmdl
 int luo_fill_kimage(struct kimage *image)
 {
 	const struct liveupdate_image *info;
-	const char *builtin;
+	const char *builtin, *given = "";
 	size_t size;
-	char *cmdline __free(kfree) = NULL;
 
 	if (image->type == KEXEC_TYPE_CRASH || !image->fops->liveupdate)
 		return 0;
@@ -142,14 +108,10 @@ int luo_fill_kimage(struct kimage *image)
 	}
 
 	builtin = (const void *)(luo_image_abis(info) + info->nr_abis);
-	cmdline = kasprintf(GFP_KERNEL, "%s %s", builtin,
-			    image->cmdline_buf && !(info->flags & LIVEUPDATE_IMAGE_CMDLINE) ?
-				    image->cmdline_buf : "");
-	if (!cmdline)
-		return -ENOMEM;
-
-	image->kho.off = luo_image_off(info, cmdline);
-	return 0;
+	if (image->cmdline_buf && !(info->flags & LIVEUPDATE_IMAGE_CMDLINE))
+		given = image->cmdline_buf;
+	image->kho.cmdline = kasprintf(GFP_KERNEL, "%s %s", builtin, given);
+	return image->kho.cmdline ? 0 : -ENOMEM;
 }
 
 /* The kexec begins */
@@ -161,11 +123,8 @@ static __printf(1, 2) int luo_image_refuse(const char *fmt, ...)
 
 	va_start(args, fmt);
 	vaf.va = &args;
-	if (luo_force)
-		pr_warn("forced to kexec without a live update: the loaded kernel %pV\n", &vaf);
-	else
-		pr_warn("kexec refused: the loaded kernel %pV; load another, or close the sessions\n",
-			&vaf);
+	pr_warn("kexec refused: the loaded kernel %pV; load another, or close the sessions\n",
+		&vaf);
 	va_end(args);
 
 	return -EOPNOTSUPP;
@@ -227,7 +186,7 @@ int luo_image_reads(const char *compatible, bool known)
  */
 int luo_image_reads_flb(const struct liveupdate_flb *flb, u32 *version)
 {
-	u32 oldest = flb->ops->set_version ? flb->oldest : flb->version;
+	u32 oldest = flb->oldest ?: flb->version;
 
 	*version = flb->version;
 	if (!flb->version)
@@ -237,10 +196,76 @@ int luo_image_reads_flb(const struct liveupdate_flb *flb, u32 *version)
 }
 
 /**
+ * liveupdate_image_flags - Get what is on in the loaded kernel without any parameter
+ *
+ * Context: called from &liveupdate_flb_ops.prepare.
+ * Return: LIVEUPDATE_IMAGE_*.
+ */
+u32 liveupdate_image_flags(void)
+{
+	return kexec_image->kho.info->flags;
+}
+
+/**
+ * liveupdate_image_params - Look at the command line of the loaded kernel
+ * @param: called for each parameter, as by parse_args()
+ * @arg:   for @param
+ *
+ * Context: called from &liveupdate_flb_ops.prepare. May sleep.
+ * Return: 0; -ENOMEM.
+ */
+int liveupdate_image_params(int (*param)(char *param, char *val, const char *doing, void *arg),
+			    void *arg)
+{
+	char *cmdline __free(kfree) = kstrdup(kexec_image->kho.cmdline, GFP_KERNEL);
+
+	if (!cmdline)
+		return -ENOMEM;
+
+	parse_args("loaded image", cmdline, NULL, 0, 0, 0, arg, param);
+	return 0;
+}
+
+struct luo_image_params {
+	bool kho;
+	bool liveupdate;
+};
+
+/* As early_param() handlers do: what isn't a boolean changes nothing */
+static int luo_image_param(char *param, char *val, const char *doing, void *arg)
+{
+	struct luo_image_params *params = arg;
+	int err = 0;
+
+	if (parameq(param, "kho"))
+		err = kstrtobool(val, &params->kho);
+	else if (parameq(param, "liveupdate"))
+		err = kstrtobool(val, &params->liveupdate);
+	if (err)
+		pr_debug("%s: '%s' has no value that counts\n", doing, param);
+
+	return 0;
+}
+
+static int luo_image_check_params(void)
+{
+	struct luo_image_params params = { .kho = liveupdate_image_flags() & LIVEUPDATE_IMAGE_KHO };
+	int err = liveupdate_image_params(luo_image_param, &params);
+
+	if (err)
+		return err;
+	if (!params.kho || !params.liveupdate)
+		return luo_image_refuse("hasn't '%s=on' on its command line",
+					params.kho ? "liveupdate" : "kho");
+
+	return 0;
+}
+
+/**
  * luo_image_check - Check whether the loaded kernel takes part in a live update
  *
- * Context: with the kexec lock held.
- * Return: 0; -EOPNOTSUPP after a message that says why not.
+ * Context: with the kexec lock held. May sleep.
+ * Return: 0; -EOPNOTSUPP after a message that says why not; -ENOMEM.
  */
 int luo_image_check(void)
 {
@@ -250,20 +275,26 @@ int luo_image_check(void)
 		return luo_image_refuse("wasn't loaded with kexec_file_load()");
 	if (!kexec_image->kho.info)
 		return luo_image_refuse("doesn't say that it can do live updates");
-	if (kexec_image->kho.off)
-		return luo_image_refuse("hasn't '%s=on' on its command line",
-					kexec_image->kho.off);
 
-	err = luo_image_reads(KHO_FDT_COMPATIBLE, true);
-	return err ?: luo_image_reads(LUO_ABI_COMPATIBLE, true);
+	err = luo_image_check_params();
+	if (!err)
+		err = luo_image_reads(KHO_FDT_COMPATIBLE, true);
+	if (!err)
+		err = luo_image_reads(LUO_ABI_COMPATIBLE, true);
+
+	return err;
 }
 
 /**
- * luo_image_forced - Check whether to kexec in spite of luo_image_check()
+ * luo_image_forced - Check whether to kexec although the loaded kernel can't follow
  *
- * Return: true if the administrator wants what is preserved to be lost.
+ * Return: true, after a message, if the administrator wants what is preserved to be lost.
  */
 bool luo_image_forced(void)
 {
-	return READ_ONCE(luo_force);
+	if (!READ_ONCE(luo_force))
+		return false;
+
+	pr_warn("forced to kexec: all that was preserved is lost\n");
+	return true;
 }

@@ -10,8 +10,12 @@
 #include <linux/io.h>
 #include <linux/iommu.h>
 #include <linux/kexec.h>
+#include <linux/kho/abi/image.h>
 #include <linux/kho/abi/iommu.h>
+#include <linux/liveupdate.h>
+#include <linux/moduleparam.h>
 #include <linux/pci.h>
+#include <linux/string.h>
 
 #include "iommu.h"
 #include "liveupdate.h"
@@ -179,6 +183,43 @@ static void intel_handover_flush(struct intel_iommu *iommu)
 					    VTD_PAGE_SIZE);
 	}
 	__iommu_flush_cache(iommu, entries, VTD_PAGE_SIZE);
+}
+
+/* As intel_iommu_setup() and iommu_setup() do */
+static int intel_image_param(char *param, char *val, const char *doing, void *arg)
+{
+	bool dmar = parameq(param, "intel_iommu"), *on = arg;
+
+	if (!dmar && !parameq(param, "iommu"))
+		return 0;
+
+	for (char *option; (option = strsep(&val, ","));) {
+		if (dmar && str_has_prefix(option, "on"))
+			on[0] = true;
+		if (dmar && str_has_prefix(option, "off"))
+			on[0] = false;
+		if (!dmar && str_has_prefix(option, "off"))
+			on[1] = false;
+	}
+
+	return 0;
+}
+
+/**
+ * intel_iommu_liveupdate_check_image - Check that the loaded kernel doesn't turn VT-d off
+ *
+ * Context: called from &liveupdate_flb_ops.prepare. May sleep.
+ * Return: 0; -EOPNOTSUPP if it does; -ENOMEM.
+ */
+int intel_iommu_liveupdate_check_image(void)
+{
+	bool on[2] = { liveupdate_image_flags() & LIVEUPDATE_IMAGE_IOMMU, true };
+	int err = liveupdate_image_params(intel_image_param, on);
+
+	if (err)
+		return err;
+
+	return on[0] && on[1] ? 0 : -EOPNOTSUPP;
 }
 
 /**

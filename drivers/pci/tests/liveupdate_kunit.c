@@ -2288,7 +2288,7 @@ static void set_version(u32 version)
 {
 	struct liveupdate_flb_op_args args = { .version = version };
 
-	pci_liveupdate_flb.ops->set_version(&args);
+	pci_liveupdate_flb.ops->prepare(&args);
 }
 
 /* The next kernel is an older one; that kexec fails, and the one after it isn't. */

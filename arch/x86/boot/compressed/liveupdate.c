@@ -67,7 +67,9 @@ static const struct liveupdate_chunk chunk
 		.size = sizeof(struct liveupdate_chunk),
 		.flags = (IS_ENABLED(CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT) ?
 				  LIVEUPDATE_IMAGE_KHO : 0) |
-			 (IS_ENABLED(CONFIG_CMDLINE_OVERRIDE) ? LIVEUPDATE_IMAGE_CMDLINE : 0),
+			 (IS_ENABLED(CONFIG_CMDLINE_OVERRIDE) ? LIVEUPDATE_IMAGE_CMDLINE : 0) |
+			 (IS_ENABLED(CONFIG_INTEL_IOMMU_DEFAULT_ON) ?
+				  LIVEUPDATE_IMAGE_IOMMU : 0),
 		.nr_abis = NR_ABIS,
 	},
 	.abis = ABIS,

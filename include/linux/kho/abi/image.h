@@ -40,6 +40,12 @@
 #define LIVEUPDATE_IMAGE_CMDLINE	BIT(1)
 
 /**
+ * LIVEUPDATE_IMAGE_IOMMU - IOMMUs of the architecture are on unless the command line turns them
+ * off.
+ */
+#define LIVEUPDATE_IMAGE_IOMMU		BIT(2)
+
+/**
  * struct liveupdate_image - What an image says of itself.
  * @magic:   %LIVEUPDATE_IMAGE_MAGIC.
  * @size:    Size of all of it in bytes: this structure and what follows.

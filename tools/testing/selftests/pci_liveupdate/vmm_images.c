@@ -53,6 +53,8 @@ static const struct bad_image {
 	{ "earlier-kho", { { "kho", OLDEST, 1 }, { "kho", NEWEST, 1 } } },
 	{ "liveupdate-off", .append = "liveupdate=off" },
 	{ "kho-off", .append = "kho=0" },
+	{ "vtd-off", .append = "intel_iommu=sm_off,off" },
+	{ "iommu-off", .append = "iommu=off" },
 };
 
 static __u8 *find_abi(__u8 *info, const char *abi)
