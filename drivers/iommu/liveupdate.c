@@ -784,15 +784,15 @@ EXPORT_SYMBOL_GPL(iommu_liveupdate_freeze);
  * @dev: the device
  *
  * Context: called from &liveupdate_flb_ops.prepare. May sleep.
- * Return: 0, also if nothing is translated, or if the IOMMU's driver doesn't know; -EOPNOTSUPP
- * if that kernel will have it off: DMA addresses would mean something else there; -ENOMEM.
+ * Return: 0, also without an IOMMU, or if its driver doesn't know; -EOPNOTSUPP if that kernel
+ * will have it off: DMA addresses would mean something else there; -ENOMEM.
  */
 int iommu_liveupdate_check_image(struct device *dev)
 {
-	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
 	const struct iommu_ops *ops;
 
-	if (!domain || domain->type == IOMMU_DOMAIN_IDENTITY)
+	/* vfio's groups without an IOMMU have none either */
+	if (!dev->iommu || !dev->iommu->iommu_dev)
 		return 0;
 
 	ops = dev_iommu_ops(dev);

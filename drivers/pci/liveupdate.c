@@ -203,7 +203,7 @@ static int pci_flb_prepare(struct liveupdate_flb_op_args *args)
 	guard(mutex)(&pci_liveupdate_mutex);
 
 	pci_outgoing_set_version(args->version);
-	return pci_outgoing_check_iommus();
+	return pci_outgoing_check_image();
 }
 
 static const struct liveupdate_flb_ops pci_liveupdate_flb_ops = {

@@ -77,7 +77,7 @@ void pci_outgoing_put_path(struct pci_dev *dev, struct pci_dev *end);
 void pci_outgoing_forget(struct pci_dev *dev, const char *what);
 void pci_outgoing_drop_all(void);
 void pci_outgoing_set_version(u32 version);
-int pci_outgoing_check_iommus(void);
+int pci_outgoing_check_image(void);
 
 /* liveupdate_incoming.c */
 void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why);

@@ -18,8 +18,10 @@
 #include <linux/iommu_liveupdate.h>
 #include <linux/kexec.h>
 #include <linux/list.h>
+#include <linux/liveupdate.h>
 #include <linux/lockdep.h>
 #include <linux/log2.h>
+#include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
@@ -171,28 +173,58 @@ void pci_outgoing_set_version(u32 version)
 		pci_record_version(dev, dev->liveupdate.outgoing, version);
 }
 
+/* As pcibios_setup() does */
+static int pci_image_param(char *param, char *val, const char *doing, void *arg)
+{
+	bool *ext_config = arg;
+	char *option;
+
+	if (!parameq(param, "pci"))
+		return 0;
+
+	while ((option = strsep(&val, ","))) {
+		if (!strcmp(option, "nommconf"))
+			*ext_config = false;
+	}
+
+	return 0;
+}
+
+static const char *pci_image_lacks(struct pci_dev *dev, bool ext_config)
+{
+	if (dev->liveupdate.outgoing->flags & PCI_DEV_SER_EXT_CONFIG && !ext_config)
+		return "it would lose extended configuration space; load one without pci=nommconf";
+	if (pci_is_endpoint(dev) && iommu_liveupdate_check_image(&dev->dev))
+		return "its IOMMU would be off; load a kernel with the IOMMU options of this one";
+
+	return NULL;
+}
+
 /**
- * pci_outgoing_check_iommus - Check that the loaded kernel translates for all devices
+ * pci_outgoing_check_image - Check that the loaded kernel can take all devices over
  *
  * Context: called from .prepare of the FLB, with pci_liveupdate_mutex held. May sleep.
- * Return: 0; -EOPNOTSUPP after a warning for the first device that an IOMMU translates for, and
- * whose IOMMU is off in the loaded kernel; -ENOMEM.
+ * Return: 0; -EOPNOTSUPP after a warning for the first device that would be lost; -ENOMEM.
  */
-int pci_outgoing_check_iommus(void)
+int pci_outgoing_check_image(void)
 {
+	bool ext_config = true;
 	struct pci_dev *dev;
+	const char *why;
 	int err;
 
 	lockdep_assert_held(&pci_liveupdate_mutex);
 
+	err = liveupdate_image_params(pci_image_param, &ext_config);
+	if (err)
+		return err;
+
 	list_for_each_entry(dev, &pci_outgoing.devices, liveupdate.node) {
-		if (!pci_is_endpoint(dev))
-			continue;
-		err = iommu_liveupdate_check_image(&dev->dev);
-		if (err == -EOPNOTSUPP)
-			pci_warn(dev, "live update refused: its IOMMU is off in the loaded kernel; load it with the IOMMU options of this one\n");
-		if (err)
-			return err;
+		why = pci_image_lacks(dev, ext_config);
+		if (why) {
+			pci_warn(dev, "live update refused: %s\n", why);
+			return -EOPNOTSUPP;
+		}
 	}
 
 	return 0;

@@ -11,6 +11,7 @@
  * of itself (&struct liveupdate_image) and its command line when kexec_file_load() loads it, and
  * keeps that with the image. Before anything is frozen for the kexec, LUO compares it with what
  * is preserved. As long as no FLB with a &liveupdate_flb.version is preserved, any image will do.
+ * Of data that no image knows, as that of drivers from elsewhere, it can say nothing.
  *
  * The kexec is refused if the image reads too little. An administrator who wants it nevertheless
  * sets liveupdate.force. Then LUO unpreserves all files first, so that the kexec is one without
@@ -32,8 +33,11 @@
 #include <linux/moduleparam.h>
 #include <linux/overflow.h>
 #include <linux/printk.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+
+#include <asm/setup.h>
 
 #include "../kexec_internal.h"
 #include "luo_internal.h"
@@ -44,6 +48,9 @@
 static bool luo_force;
 module_param_named(force, luo_force, bool, 0644);
 MODULE_PARM_DESC(force, "Kexec into a kernel that can't read what is preserved, which is lost");
+
+/* Room for some abis and a built-in command line; what is larger isn't one of ours */
+#define LUO_IMAGE_MAX_SIZE	(SZ_4K + COMMAND_LINE_SIZE)
 
 /* The image is loaded */
 
@@ -57,7 +64,8 @@ static bool luo_image_ok(const struct liveupdate_image *info, size_t size)
 	const struct liveupdate_image_abi *abis = luo_image_abis(info);
 	size_t need;
 
-	if (size < sizeof(*info) || info->magic != LIVEUPDATE_IMAGE_MAGIC || info->size != size)
+	if (size < sizeof(*info) || size > LUO_IMAGE_MAX_SIZE ||
+	    info->magic != LIVEUPDATE_IMAGE_MAGIC || info->size != size)
 		return false;
 
 	need = size_add(sizeof(*info), array_size(info->nr_abis, sizeof(*abis)));
@@ -80,7 +88,7 @@ static bool luo_image_ok(const struct liveupdate_image *info, size_t size)
  * An image that says nothing, or nothing that makes sense, can be loaded.
  *
  * Context: kexec_file_load(), with the kexec lock held. May sleep.
- * Return: 0; -ENOMEM.
+ * Return: 0; -ENOMEM, after which the caller still calls luo_free_kimage().
  */
 int luo_fill_kimage(struct kimage *image)
 {
@@ -88,30 +96,40 @@ int luo_fill_kimage(struct kimage *image)
 	const char *builtin, *given = "";
 	size_t size;
 
-	if (image->type == KEXEC_TYPE_CRASH || !image->fops->liveupdate)
+	if (!liveupdate_enabled() || image->type == KEXEC_TYPE_CRASH || !image->fops->liveupdate)
 		return 0;
 
 	info = image->fops->liveupdate(image->kernel_buf, image->kernel_buf_len, &size);
 	if (!info)
 		return 0;
-
-	image->kho.info = kmemdup(info, size, GFP_KERNEL);
-	if (!image->kho.info)
-		return -ENOMEM;
-
-	info = image->kho.info;
 	if (!luo_image_ok(info, size)) {
 		pr_warn("what the loaded image says of live update is damaged\n");
-		kfree(image->kho.info);
-		image->kho.info = NULL;
 		return 0;
 	}
 
 	builtin = (const void *)(luo_image_abis(info) + info->nr_abis);
 	if (image->cmdline_buf && !(info->flags & LIVEUPDATE_IMAGE_CMDLINE))
 		given = image->cmdline_buf;
-	image->kho.cmdline = kasprintf(GFP_KERNEL, "%s %s", builtin, given);
-	return image->kho.cmdline ? 0 : -ENOMEM;
+	image->kho.info = kmemdup(info, size, GFP_KERNEL);
+	image->kho.cmdline = kasprintf(GFP_KERNEL, "%s%s%s", builtin, *builtin ? " " : "", given);
+	if (!image->kho.info || !image->kho.cmdline)
+		return -ENOMEM;
+
+	/* The next kernel cuts it off */
+	image->kho.cmdline[min(strlen(image->kho.cmdline), COMMAND_LINE_SIZE - 1)] = '\0';
+	return 0;
+}
+
+/**
+ * luo_free_kimage - Free what luo_fill_kimage() has allocated
+ * @image: the image, which may be of any kind, and is about to be freed
+ *
+ * Context: Any that can free memory.
+ */
+void luo_free_kimage(struct kimage *image)
+{
+	kfree(image->kho.info);
+	kfree(image->kho.cmdline);
 }
 
 /* The kexec begins */
@@ -226,6 +244,7 @@ int liveupdate_image_params(int (*param)(char *param, char *val, const char *doi
 	return 0;
 }
 
+/* Whether each of these parameters is on */
 struct luo_image_params {
 	bool kho;
 	bool liveupdate;
@@ -288,6 +307,7 @@ int luo_image_check(void)
 /**
  * luo_image_forced - Check whether to kexec although the loaded kernel can't follow
  *
+ * Context: Any, after a check that has failed.
  * Return: true, after a message, if the administrator wants what is preserved to be lost.
  */
 bool luo_image_forced(void)

@@ -185,35 +185,35 @@ static void intel_handover_flush(struct intel_iommu *iommu)
 	__iommu_flush_cache(iommu, entries, VTD_PAGE_SIZE);
 }
 
-/* As intel_iommu_setup() and iommu_setup() do */
+/* As intel_iommu_setup(), iommu_setup() and parse_acpi() do */
 static int intel_image_param(char *param, char *val, const char *doing, void *arg)
 {
 	bool dmar = parameq(param, "intel_iommu"), *on = arg;
+	char *option;
 
-	if (!dmar && !parameq(param, "iommu"))
+	if (!dmar && !parameq(param, "iommu") && !parameq(param, "acpi"))
 		return 0;
 
-	for (char *option; (option = strsep(&val, ","));) {
+	while ((option = strsep(&val, ","))) {
 		if (dmar && str_has_prefix(option, "on"))
 			on[0] = true;
-		if (dmar && str_has_prefix(option, "off"))
-			on[0] = false;
-		if (!dmar && str_has_prefix(option, "off"))
-			on[1] = false;
+		else if (str_has_prefix(option, "off"))
+			on[!dmar] = false;
 	}
 
 	return 0;
 }
 
 /**
- * intel_iommu_liveupdate_check_image - Check that the loaded kernel doesn't turn VT-d off
+ * intel_iommu_liveupdate_check_image - Check that the loaded kernel uses VT-d
  *
  * Context: called from &liveupdate_flb_ops.prepare. May sleep.
- * Return: 0; -EOPNOTSUPP if it does; -ENOMEM.
+ * Return: 0; -EOPNOTSUPP if it doesn't; -ENOMEM.
  */
 int intel_iommu_liveupdate_check_image(void)
 {
-	bool on[2] = { liveupdate_image_flags() & LIVEUPDATE_IMAGE_IOMMU, true };
+	u32 flags = liveupdate_image_flags();
+	bool on[2] = { flags & LIVEUPDATE_IMAGE_IOMMU, flags & LIVEUPDATE_IMAGE_INTEL_IOMMU };
 	int err = liveupdate_image_params(intel_image_param, on);
 
 	if (err)

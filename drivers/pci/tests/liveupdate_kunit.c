@@ -1985,7 +1985,6 @@ static void expect_quarantine(struct kunit *test, struct fake_table *table)
 	KUNIT_EXPECT_EQ(test, table->nr_pages, fake_table_nr_preserved(table));
 }
 
-/* kho_block_set_restore() would give a block back that doesn't hold anything. */
 /* A table of that name, as another implementation lays it out, with a device that is there. */
 static void quarantine_other_layout(struct kunit *test)
 {
@@ -2009,6 +2008,7 @@ static void quarantine_other_layout(struct kunit *test)
 	expect_quarantine(test, table);
 }
 
+/* kho_block_set_restore() would give a block back that doesn't hold anything. */
 static void quarantine_empty_block(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
@@ -2286,9 +2286,9 @@ static struct fake_table *older_table(struct kunit *test)
 
 static void set_version(u32 version)
 {
-	struct liveupdate_flb_op_args args = { .version = version };
+	guard(mutex)(&pci_liveupdate_mutex);
 
-	pci_liveupdate_flb.ops->prepare(&args);
+	pci_outgoing_set_version(version);
 }
 
 /* The next kernel is an older one; that kexec fails, and the one after it isn't. */

@@ -50,6 +50,9 @@ VERSION(VFIO_PCI_LIVEUPDATE_COMPATIBLE, "vfio-pci", 1);
 #define NR_ABIS (sizeof((struct liveupdate_image_abi[])ABIS) /	\
 		 sizeof(struct liveupdate_image_abi))
 
+#define FLAG(name, enabled)	((enabled) ? LIVEUPDATE_IMAGE_##name : 0)
+
+/* @image: the head; @abis: what the kernel reads; @cmdline: the built-in command line */
 struct liveupdate_chunk {
 	struct liveupdate_image image;
 	struct liveupdate_image_abi abis[NR_ABIS];
@@ -65,11 +68,10 @@ static const struct liveupdate_chunk chunk
 	.image = {
 		.magic = LIVEUPDATE_IMAGE_MAGIC,
 		.size = sizeof(struct liveupdate_chunk),
-		.flags = (IS_ENABLED(CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT) ?
-				  LIVEUPDATE_IMAGE_KHO : 0) |
-			 (IS_ENABLED(CONFIG_CMDLINE_OVERRIDE) ? LIVEUPDATE_IMAGE_CMDLINE : 0) |
-			 (IS_ENABLED(CONFIG_INTEL_IOMMU_DEFAULT_ON) ?
-				  LIVEUPDATE_IMAGE_IOMMU : 0),
+		.flags = FLAG(KHO, IS_ENABLED(CONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT)) |
+			 FLAG(CMDLINE, IS_ENABLED(CONFIG_CMDLINE_OVERRIDE)) |
+			 FLAG(IOMMU, !IS_ENABLED(CONFIG_INTEL_IOMMU_DEFAULT_OFF)) |
+			 FLAG(INTEL_IOMMU, IS_ENABLED(CONFIG_INTEL_IOMMU)),
 		.nr_abis = NR_ABIS,
 	},
 	.abis = ABIS,

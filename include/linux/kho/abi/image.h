@@ -45,6 +45,9 @@
  */
 #define LIVEUPDATE_IMAGE_IOMMU		BIT(2)
 
+/** LIVEUPDATE_IMAGE_INTEL_IOMMU - The kernel has the driver of VT-d. */
+#define LIVEUPDATE_IMAGE_INTEL_IOMMU	BIT(3)
+
 /**
  * struct liveupdate_image - What an image says of itself.
  * @magic:   %LIVEUPDATE_IMAGE_MAGIC.

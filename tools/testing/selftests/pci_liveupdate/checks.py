@@ -452,6 +452,15 @@ def versions(run):
         yield f"the versions of the tables are {found}"
 
 
+def noticed(run):
+    """Interrupts of all kinds have come; in the last kernel, until the last packet."""
+    for kernel in range(1, run.vm.kernels):
+        kinds = {event.fields["kind"] for event in run.vm.find("noticed")
+                 if event.kernel == kernel}
+        if kinds != {"MSI-X", "MSI", "INTx"}:
+            yield f"kernel {kernel} had {kinds}"
+
+
 def let_go(run):
     """What isn't handed over may do no DMA any more when the next kernel starts."""
     last = len(run.kexecs)

@@ -194,11 +194,11 @@ class Handover(Memory):
             if self.memory[page:page + 4] == FDT_MAGIC:
                 self.memory[version + 5] = ord("9")
 
-    def hide_iommus(self):
+    def hide(self, name):
         """ACPI finds no table of this name, and the sum of all bytes is what it was."""
-        for table in self.find(b"DMAR"):
+        for table in self.find(name):
             if self.memory[table + 10:table + 14] == b"BOCH":
-                self.memory[table:table + 4] = b"MDAR"
+                self.memory[table:table + 4] = name[::-1]
 
     def copy_record(self):
         first = self.first_record()

@@ -237,9 +237,22 @@ def translated(name, **others):
 
 def translated_packets(name, **others):
     """Five updates"""
-    return Scenario(name, [IGB0, f"{E1000E},romfile="], 2, updates=5, ram=LARGE, interval=0.05,
-                    adopted=(2, 0, 0), leaks=False, checks=checks.FULL, iommu=True, on=DEMO,
-                    **others)
+    return Scenario(name, **{"devices": [IGB0, f"{E1000E},romfile="], "preserve": 2,
+                             "adopted": (2, 0, 0), "checks": checks.FULL, **others},
+                    updates=5, ram=LARGE, interval=0.05, leaks=False, iommu=True, on=DEMO)
+
+
+# What masks MSI-X, MSI and INTx of three e1000e, and that MSI-X is set up anew. In the first
+# kernel INTx is disabled for devices of vfio-pci in any case
+FREEZES = (
+    *(f"kernel {kernel} 0000:00:04.0 e1000e: MSI-X Message Control (0xa2) 0x8004 -> 0xc004"
+      for kernel in range(1, 6)),
+    *(f"kernel {kernel} 0000:00:04.0 e1000e: MSI-X Message Control (0xa2) 0xc004 -> 0x4004"
+      for kernel in range(2, 7)),
+    *(f"kernel {kernel} 0000:00:05.0 e1000e: MSI Message Control (0xd2) 0x81 -> 0x80"
+      for kernel in range(1, 6)),
+    *(f"kernel {kernel} 0000:00:06.0 e1000e: Command (0x4) 0x107 -> 0x507"
+      for kernel in range(2, 6)))
 
 
 def superpages(name, append="", **others):
@@ -369,6 +382,10 @@ IOMMU = [
              lines={(2, "luo: no handler 'vfio-pci-v1' for the file with token"): 2,
                     (2, "liveupdate: DMA stopped: no driver has finished"): 2},
              core="its memory is held until its device is stopped"),
+    translated_packets("woken", core="a guest that only waits for interrupts, five times",
+                       devices=[f"e1000e,netdev=wire{n},bus=pcie.0,addr={4 + n}.0,romfile="
+                                for n in range(3)], preserve=3, adopted=(3, 0, 0),
+                       options="--irqs", checks=[*checks.FULL, checks.noticed], changes=FREEZES),
     superpages("superpages", core="memory in huge pages"),
     superpages("superpages_second_stage", **SECOND_STAGE),
     superpages("superpages_first_stage", **FIRST_STAGE),
@@ -480,11 +497,13 @@ SAYS_NOTHING = REFUSED("doesn't say that it can do live updates")
 FORCED = {(1, SAYS_NOTHING): 2, (1, "luo: forced to kexec: all that was preserved is lost"): 1,
           (2, "liveupdate: adopted"): 0, (2, "VMM: nothing"): 1}
 BAD_IMAGES = {
-    (1, "01:00.0: liveupdate: live update refused: its IOMMU is off in the loaded kernel"): 2,
+    (1, "01:00.0: liveupdate: live update refused: its IOMMU would be off"): 4,
+    (1, "live update refused: it would lose extended configuration space"): 1,
     **{(1, rf"\] {says}$"): 1 for says in (
-        "kexec handover is on by default", "pci: versions 101 to 102", "iommu: version 4",
+        "kexec handover: on by default", "VT-d: off by default",
+        "pci: versions 101 to 102", "iommu: version 4",
         "vfio-pci: version 1", "memfd: version 2", "luo: version 5", "kho: version 4")},
-    (1, SAYS_NOTHING): 5, (1, "what the loaded image says of live update is damaged"): 3,
+    (1, SAYS_NOTHING): 6, (1, "what the loaded image says of live update is damaged"): 3,
     **{(1, REFUSED(why)): 1 for why in (
         "doesn't read 'pci'", "doesn't read 'vfio-pci'",
         "reads versions 998 to 999 of 'pci', not 102",
@@ -730,7 +749,7 @@ VFIO = [
          core="the VMM of the documentation"),
     # An IOMMU in only one of both kernels
     vfio("unprotected", igbs(1), on=DEMO,
-         answers={KEXEC: [handover.damage(handover.Handover.hide_iommus)]},
+         answers={KEXEC: [handover.damage(lambda given: given.hide(b"DMAR"))]},
          lines={(2, "no IOMMU translates for it now"): 1},
          core="an IOMMU in the first kernel only"),
     vfio("protected", igbs(1), iommu=False, next_append=vmtest.IOMMU, on=DEMO,
@@ -746,7 +765,8 @@ VFIO = [
                 (1, "live update refused: it is in low power"): 1},
          core="virtual functions, groups, VGA, low power"),
     # The address space of what is preserved stays as it is, and what it maps is preserved
-    vfio("no_ext_config", igbs(1), next_append="pci=nommconf", on=DEMO,
+    vfio("no_ext_config", igbs(1), on=DEMO,
+         answers={KEXEC: [handover.damage(lambda given: given.hide(b"MCFG"))]},
          lines={(2, "liveupdate: only 256 bytes of its configuration space can be"): 2,
                 (2, "DMA stopped: its extended configuration space isn't there"): 1},
          core="a kernel that can't access extended configuration space"),

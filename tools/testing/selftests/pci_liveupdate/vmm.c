@@ -74,6 +74,7 @@ static struct {
 	bool refused;
 	bool forced;
 	bool older;
+	bool irqs;
 	bool again;
 	const char *hotplug;
 	const char *hotadd;
@@ -833,6 +834,12 @@ static void replace_ioas(void)
 	say("replaced");
 }
 
+static void wait_for_irqs(void)
+{
+	for_each_nic(nic)
+		irq_wait(nic, 20);
+}
+
 static void stage1(void)
 {
 	luo = check(luo_open_device(), "open", LUO_DEVICE);
@@ -846,6 +853,11 @@ static void stage1(void)
 	for_each_nic(nic)
 		if (nic->driver)
 			wait_for(20000, nr_received(nic) >= 20, "packets at %s", nic->bdf);
+	if (options.irqs) {
+		for_each_nic(nic)
+			irq_set_up(nic, nic - nics);
+		wait_for_irqs();
+	}
 	if (options.replace)
 		replace_ioas();
 	preserve_and_kexec();
@@ -1209,8 +1221,16 @@ static void stage2(void)
 		hand_over();
 	else
 		take_all_back();
+	if (options.irqs) {
+		for_each_nic(nic)
+			irq_arm(nic, nic - nics);
+		wait_for_irqs();
+	}
 	if (options.again)
 		preserve_and_kexec();
+	if (options.irqs)
+		for_each_nic(nic)
+			irq_wait_complete(nic);
 	if (!nothing)
 		receive_all();
 	say("done");
@@ -1245,6 +1265,7 @@ static void usage(void)
 		"  --refused       the next kernel is one, and that is all\n"
 		"  --forced        the next kernel is made one, and forced\n"
 		"  --older         the second kernel reads the table in an older version only\n"
+		"  --irqs          wait for interrupts, and don't look for packets before\n"
 		"  --again         in stage 2 replace the kernel once more\n"
 		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n"
 		"  --hotadd BDF    the host plugs in a device there: preserve it, too\n");
@@ -1279,6 +1300,7 @@ static void parse_options(int argc, char *argv[])
 		{ "refused", no_argument, NULL, 'z' },
 		{ "forced", no_argument, NULL, '!' },
 		{ "older", no_argument, NULL, '@' },
+		{ "irqs", no_argument, NULL, '#' },
 		{ "again", no_argument, NULL, 'g' },
 		{ "hotplug", required_argument, NULL, 'h' },
 		{ "hotadd", required_argument, NULL, 'l' },
@@ -1362,6 +1384,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case '@':
 			options.older = true;
+			break;
+		case '#':
+			options.irqs = true;
 			break;
 		case 'g':
 			options.again = true;

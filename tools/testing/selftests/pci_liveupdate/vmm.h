@@ -71,6 +71,9 @@ struct nic {
 	int memfd;
 	int fd;
 	__u32 ioas_id;		/* 0: that of all */
+	int irq_kind;		/* see vmm_irqs.c */
+	int irq_fd;
+	__u32 nr_irqs;
 	__u64 iova;
 	void *bar;
 	struct memory *memory;
@@ -98,6 +101,12 @@ struct packet {
 
 bool packets_are_complete(struct nic *nic);
 void packets_report(struct nic *nic);
+
+/* vmm_irqs.c */
+void irq_set_up(struct nic *nic, int number);
+void irq_arm(struct nic *nic, int number);
+void irq_wait(struct nic *nic, __u32 packets);
+void irq_wait_complete(struct nic *nic);
 
 /* vmm_images.c */
 void refuse_image(const char *kernel, const char *initrd, const char *append);

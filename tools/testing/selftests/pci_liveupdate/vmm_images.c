@@ -15,13 +15,15 @@
 #include "guest.h"
 #include "vmm.h"
 
-#define CHANGED "/kernel.changed"
+#define CHANGED	"/kernel.changed"
+#define PRINT	"pci-liveupdate-image "
 
 /* In the file: see Documentation/arch/x86/boot.rst */
 #define SETUP_SECTS	0x1f1
 #define KERNEL_INFO	0x268
 #define MAGIC		0
 #define SIZE		4
+#define FLAGS		8
 #define NR_ABIS		12
 #define ABIS		16
 #define ABI_SIZE	32
@@ -38,14 +40,17 @@ static const struct bad_image {
 	const char *what;
 	struct change changes[2];
 	const char *append;
+	bool damaged;
 } bad_images[] = {
-	{ "another-magic", { { NULL, MAGIC, 0 } } },
-	{ "damaged-size", { { NULL, SIZE, 20 } } },
-	{ "endless", { { NULL, SIZE, 0 } } },
-	{ "damaged-count", { { NULL, NR_ABIS, 1U << 31 } } },
-	{ "damaged-range", { { "luo", OLDEST, 99 } } },
+	{ "another-magic", { { NULL, MAGIC, 0 } }, .damaged = true },
+	{ "damaged-size", { { NULL, SIZE, 20 } }, .damaged = true },
+	{ "endless", { { NULL, SIZE, 0 } }, .damaged = true },
+	{ "large", { { NULL, SIZE, 0x10000 } }, .damaged = true },
+	{ "damaged-count", { { NULL, NR_ABIS, 1U << 31 } }, .damaged = true },
+	{ "damaged-range", { { "luo", OLDEST, 99 } }, .damaged = true },
 	{ "no-pci", { { "pci", 0, 0 } } },
 	{ "later-pci", { { "pci", OLDEST, 998 }, { "pci", NEWEST, 999 } } },
+	{ "without-vtd", { { NULL, FLAGS, 5 } } },
 	{ "later-iommu", { { "iommu", OLDEST, 98 }, { "iommu", NEWEST, 99 } } },
 	{ "without-vfio-pci", { { "vfio-pci", OLDEST, 0 }, { "vfio-pci", NEWEST, 0 } } },
 	{ "earlier-memfd", { { "memfd", OLDEST, 1 }, { "memfd", NEWEST, 1 } } },
@@ -55,6 +60,8 @@ static const struct bad_image {
 	{ "kho-off", .append = "kho=0" },
 	{ "vtd-off", .append = "intel_iommu=sm_off,off" },
 	{ "iommu-off", .append = "iommu=off" },
+	{ "acpi-off", .append = "acpi=off" },
+	{ "nommconf", .append = "pci=noaer,nommconf" },
 };
 
 static __u8 *find_abi(__u8 *info, const char *abi)
@@ -96,6 +103,20 @@ static bool change_image(const char *kernel, const struct change changes[2])
 	return says_something;
 }
 
+/* A command line that is too long is only noticed when much is there already. */
+static void fail_to_load(const char *kernel, const char *initrd)
+{
+	int kernel_fd = check(open(kernel, O_RDONLY), "open", kernel);
+	int initrd_fd = check(open(initrd, O_RDONLY), "open", initrd);
+	static char cmdline[3000];
+
+	memset(cmdline, 'x', sizeof(cmdline) - 1);
+	expect(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, sizeof(cmdline), cmdline, 0) ?
+	       errno : 0, EINVAL, "kexec_file_load", "long command line");
+	close(kernel_fd);
+	close(initrd_fd);
+}
+
 /* Hands nothing over. Nobody will run it. */
 static void load_segments(void)
 {
@@ -124,16 +145,21 @@ void refuse_image(const char *kernel, const char *initrd, const char *append)
 /* What is preserved stays so: the next kernel can still be a good one. */
 void refuse_images(const char *kernel, const char *initrd)
 {
-	run("pci-liveupdate-image /kernel");
+	run(PRINT "/kernel");
 	for (int i = 0; i < ARRAY_SIZE(bad_images); i++) {
 		const struct bad_image *bad = &bad_images[i];
 
-		if (!bad->append && !change_image(kernel, bad->changes))
-			die("the image says nothing");
+		if (!bad->append) {
+			if (!change_image(kernel, bad->changes))
+				die("the image says nothing");
+			expect(WEXITSTATUS(system(PRINT CHANGED " >/dev/null")), bad->damaged,
+			       PRINT, bad->what);
+		}
 		say("trying image=%s", bad->what);
 		refuse_image(bad->append ? kernel : CHANGED, initrd, bad->append ?: "");
 	}
 	unlink(CHANGED);
+	fail_to_load(kernel, initrd);
 	load_segments();
 	refuse("segments");
 }

@@ -595,7 +595,7 @@ PROGRAMS = {
     "pci_liveupdate": ["vmm", "edu", "faults", "stress", "vfio", "minimal_vmm"],
     "vfio": SELFTESTS,
     "liveupdate": ["luo_kexec_simple", "luo_multi_session"],
-    "../../liveupdate-image": ["pci-liveupdate-image"],
+    "../../liveupdate": ["pci-liveupdate-image"],
 }
 MODULES = {
     "/edu.ko": "samples/liveupdate/edu_liveupdate.ko",
@@ -701,7 +701,7 @@ class Guests:
                                            f"{build}/usr-headers/include")
         files = {"/init": f"{HERE}/init", "/bin/busybox": busybox(),
                  **{f"/bin/{name}": f"{HERE}/{name}" for name in SCRIPTS},
-                 **self.programs["pci_liveupdate"], **self.programs["../../liveupdate-image"]}
+                 **self.programs["pci_liveupdate"], **self.programs["../../liveupdate"]}
         if selftests:
             files |= self.programs["vfio"] | self.programs["liveupdate"]
         following = {}

@@ -48,10 +48,10 @@ static u32 get(size_t pos)
 	return le32toh(value);
 }
 
-/* Where the information is; its size is that of the chunk */
-static size_t find(void)
+/* Where the information is, and where it ends */
+static size_t find(size_t *end)
 {
-	size_t start, pos, end;
+	size_t start, pos, info_end;
 
 	if (get(HEADER) != HEADER_MAGIC)
 		nothing("not an x86 kernel image");
@@ -60,40 +60,53 @@ static size_t find(void)
 	start = ((file[SETUP_SECTS] ?: 4) + 1) * 512UL + get(KERNEL_INFO_OFFSET);
 	if (get(start) != KERNEL_INFO_MAGIC)
 		nothing("says nothing: has no kernel_info");
-	end = start + get(start + 8);
-	for (pos = start + get(start + 4); pos < end; pos += get(pos + 4)) {
+	info_end = start + get(start + 8);
+	for (pos = start + get(start + 4); pos < info_end; pos = *end) {
+		*end = pos + get(pos + 4);
+		if (info_end > file_size || *end > info_end || *end < pos + 8)
+			nothing("kernel_info is damaged");
 		if (get(pos) == LIVEUPDATE_IMAGE_MAGIC)
 			return pos;
-		if (get(pos + 4) < 8)
-			nothing("kernel_info is damaged");
 	}
 	nothing("says nothing: can't take over running devices");
 }
 
-static void print(size_t pos)
+static void print_abi(size_t pos)
 {
-	size_t end = pos + get(pos + 4), abi = pos + sizeof(struct liveupdate_image);
+	u32 oldest = get(pos + LIVEUPDATE_IMAGE_NAME_LEN);
+	u32 newest = get(pos + LIVEUPDATE_IMAGE_NAME_LEN + 4);
+
+	if (!memchr(file + pos, '\0', LIVEUPDATE_IMAGE_NAME_LEN) || oldest > newest)
+		nothing("what it says of live update is damaged");
+	printf("%s: ", file + pos);
+	if (!newest)
+		printf("not read\n");
+	else if (oldest == newest)
+		printf("version %u\n", newest);
+	else
+		printf("versions %u to %u\n", oldest, newest);
+}
+
+static const char *by_default(u32 flag)
+{
+	return flag ? "on by default" : "off by default";
+}
+
+static void print(size_t pos, size_t end)
+{
+	size_t abi = pos + sizeof(struct liveupdate_image);
+	size_t size = sizeof(struct liveupdate_image_abi);
 	u32 flags = get(pos + 8), count = get(pos + 12);
 
-	if (end > file_size || end < abi ||
-	    count > (end - abi) / sizeof(struct liveupdate_image_abi) ||
-	    !memchr(file + abi + count * sizeof(struct liveupdate_image_abi), '\0',
-		    end - abi - count * sizeof(struct liveupdate_image_abi)))
+	if (end < abi || count > (end - abi) / size ||
+	    !memchr(file + abi + count * size, '\0', end - abi - count * size))
 		nothing("what it says of live update is damaged");
 
-	printf("kexec handover is %s by default\n", flags & LIVEUPDATE_IMAGE_KHO ? "on" : "off");
-	for (; count--; abi += sizeof(struct liveupdate_image_abi)) {
-		u32 oldest = get(abi + LIVEUPDATE_IMAGE_NAME_LEN);
-		u32 newest = get(abi + LIVEUPDATE_IMAGE_NAME_LEN + 4);
-
-		printf("%-.*s: ", LIVEUPDATE_IMAGE_NAME_LEN, file + abi);
-		if (!newest)
-			printf("not read\n");
-		else if (oldest == newest)
-			printf("version %u\n", newest);
-		else
-			printf("versions %u to %u\n", oldest, newest);
-	}
+	printf("kexec handover: %s\n", by_default(flags & LIVEUPDATE_IMAGE_KHO));
+	printf("VT-d: %s\n", flags & LIVEUPDATE_IMAGE_INTEL_IOMMU ?
+		by_default(flags & LIVEUPDATE_IMAGE_IOMMU) : "no driver");
+	for (; count--; abi += size)
+		print_abi(abi);
 	if (file[abi])
 		printf("command line%s: %s\n",
 		       flags & LIVEUPDATE_IMAGE_CMDLINE ? ", whatever the loader says" : "",
@@ -103,6 +116,7 @@ static void print(size_t pos)
 int main(int argc, char *argv[])
 {
 	struct stat stat;
+	size_t pos, end;
 	int fd;
 
 	if (argc != 2 || *argv[1] == '-') {
@@ -120,6 +134,7 @@ int main(int argc, char *argv[])
 		fprintf(stderr, "%s: %s\n", argv[1], strerror(errno));
 		return 2;
 	}
-	print(find());
+	pos = find(&end);
+	print(pos, end);
 	return 0;
 }
