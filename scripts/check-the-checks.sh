@@ -89,7 +89,7 @@ rsync -rlpc --delete "$linux/" "$broken/"
 echo "KTAP version 1"
 
 breakage "outgoing devices are shut down" $outgoing \
-	"$(within pci_liveupdate_keep_running 's/&& dev->liveupdate.outgoing/\&\& false/')" \
+	"$(within pci_liveupdate_keep_running 's/return dev->liveupdate.outgoing/return false/')" \
 	root_port "gave up waiting for all of"
 breakage "nothing is adopted" $incoming \
 	"$(within pci_incoming_adopt 's/if \(!rec\)/if (true)/')" \
@@ -250,6 +250,18 @@ breakage "memory is checked once" drivers/iommu/liveupdate.c \
 breakage "an address space that is handed over changes" drivers/iommu/iommufd/io_pagetable.c \
 	's/if \(iopt->nr_preserved\)/if (false)/' \
 	fixed "map"
+breakage "the command line of the next kernel doesn't count" kernel/liveupdate/luo_image.c \
+	's/if \(!params.kho \|\| !params.liveupdate\)/if (false)/' \
+	images "hasn't 'liveupdate=on'"
+breakage "an older kernel gets the newest table" $outgoing \
+	"$(within pci_record_version 's/version >= 102 &&//')" \
+	older "retrieve device"
+breakage "nobody is told of interrupts between the kernels" drivers/vfio/pci/vfio_pci_intrs.c \
+	's/^\tvfio_pci_liveupdate_armed\(.*$/\t(void)vector;/' \
+	woken "raises no"
+breakage "INTx rises before it is handled" drivers/vfio/pci/vfio_pci_intrs.c \
+	"$(within vfio_intx_enable 's/^(\t\t)if \(ctx->masked\)$/\1if (true)/; s/pci_intx\(pdev, 0\)/pci_intx(pdev, !ctx->masked)/')" \
+	woken "raises no INTx"
 
 echo "1..$n"
 exit $failed

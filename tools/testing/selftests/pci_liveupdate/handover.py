@@ -225,6 +225,13 @@ def damage(how):
     return at_handover(lambda vm: how(Handover(vm)))
 
 
+def inject(device, error):
+    """It reports an error by AER. Both commands of the monitor say what they have done."""
+    def answer(vm, kernel):
+        vm.ask(f"pcie_aer_inject_error {device} {error}")
+    return answer
+
+
 @at_handover
 def read_table(vm):
     given = Handover(vm)

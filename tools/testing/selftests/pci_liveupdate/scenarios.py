@@ -54,11 +54,11 @@ class Scenario:
     problems: tuple = ()            # patterns of what must be found wrong: a test of the checks
     # Another machine to compare with: what is different there
     twin: dict | None = None
-    # Of edu devices: functions that must not be disturbed, patterns of changes that there may
-    # be nevertheless, how many come back as they were, and which are stopped, and why
+    allowed: tuple = ()             # patterns of changes that there may be
+    # Of edu devices: functions that must not be disturbed, how many come back as they were, and
+    # which are stopped, and why
     table: dict | None = None       # references by BDF at the kexec; vmm.c's are known
     watched: tuple = ()
-    allowed: tuple = ()
     intact: int = 0
     stopped: dict = field(default_factory=dict)
 
@@ -224,6 +224,8 @@ KEXEC, SECOND_KEXEC = ((kernel, "Starting new kernel") for kernel in (1, 2))
 SECOND_STAGE = {"unit": ",scalable-mode=on", "append": "intel_iommu=sm_on"}
 FIRST_STAGE = {"unit": ",scalable-mode=on,fsts=on", "append": "intel_iommu=sm_on"}
 NO_CMPXCHG16B = ("-cpu", "qemu64,-cx16")
+# Interrupts are remapped, and x2APIC is on
+REMAPPED = {"unit": ",intremap=on,eim=on", "qemu": ("-cpu", "qemu64,+x2apic")}
 MAP_LATE = "--map-late 300"
 # Services of ports would start a second after the last finish
 HAND_OVER = "--hand-over 1500"
@@ -242,17 +244,29 @@ def translated_packets(name, **others):
                     updates=5, ram=LARGE, interval=0.05, leaks=False, iommu=True, on=DEMO)
 
 
-# What masks MSI-X, MSI and INTx of three e1000e, and that MSI-X is set up anew. In the first
-# kernel INTx is disabled for devices of vfio-pci in any case
+# What masks MSI-X and MSI of two e1000e, and that MSI-X is set up anew
 FREEZES = (
     *(f"kernel {kernel} 0000:00:04.0 e1000e: MSI-X Message Control (0xa2) 0x8004 -> 0xc004"
       for kernel in range(1, 6)),
     *(f"kernel {kernel} 0000:00:04.0 e1000e: MSI-X Message Control (0xa2) 0xc004 -> 0x4004"
       for kernel in range(2, 7)),
     *(f"kernel {kernel} 0000:00:05.0 e1000e: MSI Message Control (0xd2) 0x81 -> 0x80"
-      for kernel in range(1, 6)),
-    *(f"kernel {kernel} 0000:00:06.0 e1000e: Command (0x4) 0x107 -> 0x507"
-      for kernel in range(2, 6)))
+      for kernel in range(1, 6)))
+# A third one's INTx, unless vfio-pci has just disabled that as it came
+INTX_OFF = r"kernel \d 0000:00:06.0 e1000e: Command .* 0x107 -> 0x507"
+
+
+def reported(name, error, kind, **others):
+    """The root port has an error when nobody is there to take its interrupt."""
+    return translated(name, answers={(2, "Linux version"): [handover.inject("root", error)]},
+                      lines={(2, f"02.0: AER: {kind} Error message received"): 1}, **others)
+
+
+def woken(name, **others):
+    return translated_packets(name, devices=[f"e1000e,netdev=wire{n},bus=pcie.0,addr={4 + n}.0,"
+                                             "romfile=" for n in range(3)],
+                              preserve=3, adopted=(3, 0, 0), options="--irqs", changes=FREEZES,
+                              allowed=(INTX_OFF,), checks=[*checks.FULL, checks.noticed], **others)
 
 
 def superpages(name, append="", **others):
@@ -382,10 +396,15 @@ IOMMU = [
              lines={(2, "luo: no handler 'vfio-pci-v1' for the file with token"): 2,
                     (2, "liveupdate: DMA stopped: no driver has finished"): 2},
              core="its memory is held until its device is stopped"),
-    translated_packets("woken", core="a guest that only waits for interrupts, five times",
-                       devices=[f"e1000e,netdev=wire{n},bus=pcie.0,addr={4 + n}.0,romfile="
-                                for n in range(3)], preserve=3, adopted=(3, 0, 0),
-                       options="--irqs", checks=[*checks.FULL, checks.noticed], changes=FREEZES),
+    reported("error", "BAD_TLP", "Correctable", checks=[*checks.FULL, checks.services],
+             core="an error between the kernels is reported once"),
+    reported("error_remapped", "BAD_TLP", "Correctable", **REMAPPED,
+             checks=[*checks.FULL, checks.services]),
+    reported("error_fatal", "MALF_TLP", r"Uncorrectable \(Fatal\)", **REMAPPED),
+    woken("woken", core="a guest that only waits for interrupts, five times"),
+    # Interrupts are remapped, with x2APIC and without
+    woken("woken_remapped", **REMAPPED),
+    woken("woken_remapped_xapic", unit=",intremap=on,eim=off"),
     superpages("superpages", core="memory in huge pages"),
     superpages("superpages_second_stage", **SECOND_STAGE),
     superpages("superpages_first_stage", **FIRST_STAGE),
@@ -608,6 +627,11 @@ HOTPLUG = [
              lines={(2, "0000:02:01.0: pciehp: .*Card present"): 1}, adopted=(1, 3, 0),
              checks=[*checks.FULL, checks.disturbed],
              core="resources and ASPM policy, when pciehp finds a neighbour"),
+    # Its interrupt, too, comes when nobody is there
+    Scenario("hotplug_remapped", EMPTY_SLOT, on=DEMO, qemu=NATIVE_HOTPLUG, iommu=True,
+             unit=REMAPPED["unit"], adopted=(1, 3, 0), checks=[*checks.FULL, checks.services],
+             answers={(2, "Linux version"): ["device_add e1000e,id=new,bus=down1,romfile="]},
+             lines={(2, "pci 0000:04:00.0: \\[8086:10d3\\]"): 1}),
     Scenario("hotplug_acpi", EMPTY_SLOT, options="--hotplug 0000:04:00.0", iommu=True, leaks=False,
              next_append="pcie_aspm.policy=powersave", answers=PLUG_IN, lines={(2, "pciehp"): 0},
              adopted=(1, 3, 0), checks=[*checks.FULL, checks.disturbed]),

@@ -837,7 +837,7 @@ static void replace_ioas(void)
 static void wait_for_irqs(void)
 {
 	for_each_nic(nic)
-		irq_wait(nic, 20);
+		irq_wait(nic, 5);
 }
 
 static void stage1(void)
