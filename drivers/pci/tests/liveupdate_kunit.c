@@ -1925,9 +1925,15 @@ static void quarantine(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_keep_bus_numbers());
 	/* One that was off isn't written to */
 	fake_set(fake_function(host, ON_ROOT_BUS), PCI_COMMAND, 2, 0, 0xffff);
+	/* One that has an interrupt, which nobody handles */
+	fake_set(fake_function(host, LEFT_0), PCI_INTERRUPT_PIN, 1, 1, 0);
 	nr_probed = 0;
 	fake_scan(test, host);
 	KUNIT_EXPECT_NE(test, 0, nr_probed);
+	KUNIT_EXPECT_TRUE(test, fake_command(fake_function(host, LEFT_0)) &
+			  PCI_COMMAND_INTX_DISABLE);
+	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, RIGHT)) &
+			   PCI_COMMAND_INTX_DISABLE);
 
 	for (int i = 0; i < 2; i++) {
 		u16 bdf = i ? LEFT_0 : RIGHT;

@@ -104,9 +104,9 @@ class Handover(Memory):
 
     @property
     def file(self):
-        """Of the device that is the first one below a switch, or below a root port."""
+        """Of the first device below a switch, or below a root port, or of that in slot 4."""
         return self.find_data("vfio-pci-v1",
-                              lambda address: self.get("H", address + 4) in (0x300, 0x100))
+                              lambda address: self.get("H", address + 4) in (0x300, 0x100, 0x20))
 
     @property
     def device(self):

@@ -331,8 +331,13 @@ def quarantined(name, **others):
                     "No such device", **others)
 
 
+def spoil_file(given):
+    """vfio-pci knows no such flag, and gives the device up."""
+    given.put("H", given.device + 6, 0x8000)
+
+
 def abandoned(name, **others):
-    return given_up(name, lambda given: given.put("H", given.device + 6, 0x8000), "VMM: FAIL",
+    return given_up(name, spoil_file, "VMM: FAIL",
                     (1, 1, 0), "Operation not supported", **others)
 
 
@@ -693,6 +698,10 @@ KINDS = [
 ]
 
 
+# Root slots 4 and 8 have one
+SHARED_LINE = [f"e1000,bus=pcie.0,addr={slot},romfile=" for slot in ("4.0", "8.0")]
+
+
 def vfio(name, devices, preserve=1, iommu=True, append="", test=None, **others):
     """test: of vfio.c, if it has another name"""
     return Scenario(name, list(devices), preserve, "vfio", f"--test {test or name}", iommu=iommu,
@@ -765,9 +774,14 @@ VFIO = [
                         "e1000,bus=pcie.0,addr=6.0,romfile=", "igb,bus=pcie.0,addr=7.0,romfile="],
          4, adopted=(4, 0, 0), lines={(1, "live update refused: it is in low power"): 1}, on=DEMO,
          core="interrupts that are on at the kexec"),
-    # Root slots 4 and 8 have one line
-    vfio("shared", [f"e1000,bus=pcie.0,addr={slot},romfile=" for slot in ("4.0", "8.0")],
-         adopted=(1, 0, 0), on=DEMO, core="a shared line that is asserted before its user is back"),
+    vfio("shared", SHARED_LINE, adopted=(1, 0, 0), on=DEMO,
+         core="a shared line that is asserted before its user is back"),
+    vfio("shared_given_up", SHARED_LINE, test="shared_lost", adopted=(1, 0, 0), on=DEMO,
+         answers={KEXEC: [handover.damage(spoil_file)]}, core="the same, and it never is",
+         lines={(2, "0000:00:04.0: liveupdate: DMA stopped: its file can't be retrieved"): 1}),
+    vfio("shared_quarantined", SHARED_LINE, test="shared_lost", on=DEMO,
+         answers={KEXEC: [handover.damage(lambda given: given.put_in_table("I", 0, 99))]},
+         lines={(2, "0000:00:04.0: liveupdate: DMA stopped: it may be one of"): 1}),
     # The VMM of the documentation
     vfio("minimal", igbs(1), adopted=(1, 1, 0), on=DEMO,
          core="the VMM of the documentation"),
@@ -941,8 +955,7 @@ DAMAGED = [
             checks=[checks.bus_numbers, checks.quiesced], core="a device with another ID"),
     damaged("table_twice", handover.Handover.copy_record,
             "record of 0000:03:00.0: two records for one device"),
-    damaged("file_flags", lambda given: given.put("H", given.device + 6, 0x8000),
-            STOPPED, "Operation not supported", quarantined=False),
+    damaged("file_flags", spoil_file, STOPPED, "Operation not supported", quarantined=False),
     damaged("file_size", lambda given: given.put("I", given.device + 8, 1 << 31),
             STOPPED, "Invalid argument", quarantined=False),
     damaged("file_state", lambda given: given.add("I", given.device + 8, -4),

@@ -1197,6 +1197,26 @@ static void shared_2(void)
 		close_device(dev);
 }
 
+/* So it does, and nobody gets it back. */
+static void shared_lost_2(void)
+{
+	int session = retrieve_session("vmm");
+	int fd;
+
+	retrieve_memory(session);
+	if (luo_session_retrieve_fd(session, token(&devices[0])) >= 0)
+		die("%s was retrieved", devices[0].bdf);
+	create_iommu();
+	open_device(&devices[1]);
+	fd = watch_irq(&devices[1], VFIO_PCI_INTX_IRQ_INDEX);
+	use_intx(&devices[1], fd, 20);
+	finish(session);
+	use_intx(&devices[1], fd, 20);
+	close_device(&devices[1]);
+	if (!has_cdev(&devices[0]))
+		bind_driver(&devices[0]);
+}
+
 /* The first one is the e1000. */
 static void kinds_1(void)
 {
@@ -1522,6 +1542,7 @@ static const struct test {
 	{ "kinds", { kinds_1, kinds_2 } },
 	{ "interrupts", { interrupts_1, interrupts_2 } },
 	{ "shared", { shared_1, shared_2 } },
+	{ "shared_lost", { shared_1, shared_lost_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
 	{ "unprotected", { usual_1, unprotected_2 } },
 	{ "protected", { protected_1, protected_2 } },

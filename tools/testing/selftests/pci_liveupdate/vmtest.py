@@ -66,7 +66,8 @@ BAD = re.compile(
     r"\bWARNING\b|\bBUG\b|\bOops\b|KASAN|UBSAN|Call Trace|Kernel panic|"
     r"possible (recursive|circular)|inconsistent lock|suspicious RCU|unreferenced object|"
     r"kmemleak: \d+ new|lockdep is turned off|blocked for more than|soft lockup|"
-    r"general protection|fault addr|/init: |kmemleak: Kernel memory leak detector disabled|"
+    r"general protection|fault addr|INTR-REMAP|/init: |"
+    r"kmemleak: Kernel memory leak detector disabled|"
     r"Cannot allocate a kmemleak_object structure|nobody cared|Disabling IRQ")
 
 # What ends a run, unless it is to be there
