@@ -403,7 +403,7 @@ IOMMU = [
              core="its memory is held until its device is stopped"),
     reported("error", "BAD_TLP", "Correctable", checks=[*checks.FULL, checks.services],
              core="an error between the kernels is reported once"),
-    reported("error_remapped", "BAD_TLP", "Correctable", **REMAPPED,
+    reported("error_remapped", "BAD_TLP", "Correctable", **REMAPPED, on=DEBUG,
              checks=[*checks.FULL, checks.services]),
     reported("error_fatal", "MALF_TLP", r"Uncorrectable \(Fatal\)", **REMAPPED),
     woken("woken", core="a guest that only waits for interrupts, five times"),
