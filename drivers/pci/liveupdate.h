@@ -27,6 +27,7 @@ bool pci_liveupdate_keep_acs(struct pci_dev *dev);
 bool pci_liveupdate_keep_bus_numbers(void);
 bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pass);
 bool pci_liveupdate_defer_services(struct pci_dev *port);
+bool pci_liveupdate_restarts_services(struct pci_dev *port);
 bool pci_liveupdate_starts_services(struct pci_dev *port);
 bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res);
 bool pci_liveupdate_keep_running(struct pci_dev *dev);
@@ -104,6 +105,11 @@ static inline bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses,
 }
 
 static inline bool pci_liveupdate_defer_services(struct pci_dev *port)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_restarts_services(struct pci_dev *port)
 {
 	return false;
 }

@@ -173,9 +173,10 @@ void pci_outgoing_set_version(u32 version)
 		pci_record_version(dev, dev->liveupdate.outgoing, version);
 }
 
-/* As pcibios_setup() does */
+/* As pcibios_setup(): each of these does without ECAM */
 static int pci_image_param(char *param, char *val, const char *doing, void *arg)
 {
+	static const char * const without[] = { "nommconf", "off", "bios", "conf1", "conf2" };
 	bool *ext_config = arg;
 	char *option;
 
@@ -183,21 +184,29 @@ static int pci_image_param(char *param, char *val, const char *doing, void *arg)
 		return 0;
 
 	while ((option = strsep(&val, ","))) {
-		if (!strcmp(option, "nommconf"))
+		if (match_string(without, ARRAY_SIZE(without), option) >= 0)
 			*ext_config = false;
 	}
 
 	return 0;
 }
 
-static const char *pci_image_lacks(struct pci_dev *dev, bool ext_config)
+static int pci_image_check_device(struct pci_dev *dev, bool ext_config)
 {
-	if (dev->liveupdate.outgoing->flags & PCI_DEV_SER_EXT_CONFIG && !ext_config)
-		return "it would lose extended configuration space; load one without pci=nommconf";
-	if (pci_is_endpoint(dev) && iommu_liveupdate_check_image(&dev->dev))
-		return "its IOMMU would be off; load a kernel with the IOMMU options of this one";
+	const char *why;
+	int err = 0;
 
-	return NULL;
+	if (dev->cfg_size > PCI_CFG_SPACE_SIZE && !ext_config) {
+		why = "it would lose extended configuration space; load one without pci=nommconf";
+		err = -EOPNOTSUPP;
+	} else if (pci_is_endpoint(dev)) {
+		why = "its IOMMU would be off; load a kernel with the IOMMU options of this one";
+		err = iommu_liveupdate_check_image(&dev->dev);
+	}
+	if (err == -EOPNOTSUPP)
+		pci_warn(dev, "live update refused: %s\n", why);
+
+	return err;
 }
 
 /**
@@ -210,7 +219,6 @@ int pci_outgoing_check_image(void)
 {
 	bool ext_config = true;
 	struct pci_dev *dev;
-	const char *why;
 	int err;
 
 	lockdep_assert_held(&pci_liveupdate_mutex);
@@ -220,14 +228,12 @@ int pci_outgoing_check_image(void)
 		return err;
 
 	list_for_each_entry(dev, &pci_outgoing.devices, liveupdate.node) {
-		why = pci_image_lacks(dev, ext_config);
-		if (why) {
-			pci_warn(dev, "live update refused: %s\n", why);
-			return -EOPNOTSUPP;
-		}
+		err = pci_image_check_device(dev, ext_config);
+		if (err)
+			break;
 	}
 
-	return 0;
+	return err;
 }
 
 /* Devices and their bridges */

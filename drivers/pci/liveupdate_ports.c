@@ -154,6 +154,18 @@ bool pci_liveupdate_defer_services(struct pci_dev *port)
 }
 
 /**
+ * pci_liveupdate_restarts_services - Check whether a port gets its deferred services
+ * @port: port that portdrv is bound to
+ *
+ * Context: any.
+ * Return: true while the worker starts the port's services after a live update.
+ */
+bool pci_liveupdate_restarts_services(struct pci_dev *port)
+{
+	return READ_ONCE(port->liveupdate.starting);
+}
+
+/**
  * pci_liveupdate_starts_services - Check whether a port is in use before it has services
  * @port: port that portdrv is bound to
  *

@@ -50,7 +50,7 @@ module_param_named(force, luo_force, bool, 0644);
 MODULE_PARM_DESC(force, "Kexec into a kernel that can't read what is preserved, which is lost");
 
 /* Room for some abis and a built-in command line; what is larger isn't one of ours */
-#define LUO_IMAGE_MAX_SIZE	(SZ_4K + COMMAND_LINE_SIZE)
+#define LUO_IMAGE_MAX_SIZE	(SZ_2K + COMMAND_LINE_SIZE)
 
 /* The image is loaded */
 
@@ -141,7 +141,7 @@ static __printf(1, 2) int luo_image_refuse(const char *fmt, ...)
 
 	va_start(args, fmt);
 	vaf.va = &args;
-	pr_warn("kexec refused: the loaded kernel %pV; load another, or close the sessions\n",
+	pr_warn("the loaded kernel can't follow: it %pV; load another, or close the sessions\n",
 		&vaf);
 	va_end(args);
 

@@ -6,6 +6,7 @@
  * a unit uses between the kernels.
  */
 
+#include <linux/dmar.h>
 #include <linux/err.h>
 #include <linux/io.h>
 #include <linux/iommu.h>
@@ -213,7 +214,10 @@ static int intel_image_param(char *param, char *val, const char *doing, void *ar
 int intel_iommu_liveupdate_check_image(void)
 {
 	u32 flags = liveupdate_image_flags();
-	bool on[2] = { flags & LIVEUPDATE_IMAGE_IOMMU, flags & LIVEUPDATE_IMAGE_INTEL_IOMMU };
+	bool on[2] = {
+		flags & LIVEUPDATE_IMAGE_IOMMU || dmar_platform_optin(),
+		flags & LIVEUPDATE_IMAGE_INTEL_IOMMU,
+	};
 	int err = liveupdate_image_params(intel_image_param, on);
 
 	if (err)

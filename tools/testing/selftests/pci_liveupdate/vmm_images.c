@@ -21,6 +21,7 @@
 /* In the file: see Documentation/arch/x86/boot.rst */
 #define SETUP_SECTS	0x1f1
 #define KERNEL_INFO	0x268
+#define SIZE_TOTAL	(-8)	/* of kernel_info */
 #define MAGIC		0
 #define SIZE		4
 #define FLAGS		8
@@ -45,7 +46,7 @@ static const struct bad_image {
 	{ "another-magic", { { NULL, MAGIC, 0 } }, .damaged = true },
 	{ "damaged-size", { { NULL, SIZE, 20 } }, .damaged = true },
 	{ "endless", { { NULL, SIZE, 0 } }, .damaged = true },
-	{ "large", { { NULL, SIZE, 0x10000 } }, .damaged = true },
+	{ "large", { { NULL, SIZE_TOTAL, 0x1200 }, { NULL, SIZE, 0x11f0 } } },
 	{ "damaged-count", { { NULL, NR_ABIS, 1U << 31 } }, .damaged = true },
 	{ "damaged-range", { { "luo", OLDEST, 99 } }, .damaged = true },
 	{ "no-pci", { { "pci", 0, 0 } } },
@@ -62,6 +63,7 @@ static const struct bad_image {
 	{ "iommu-off", .append = "iommu=off" },
 	{ "acpi-off", .append = "acpi=off" },
 	{ "nommconf", .append = "pci=noaer,nommconf" },
+	{ "older-conf1", { { "pci", NEWEST, 101 } }, .append = "pci=conf1" },
 };
 
 static __u8 *find_abi(__u8 *info, const char *abi)
@@ -149,14 +151,16 @@ void refuse_images(const char *kernel, const char *initrd)
 	for (int i = 0; i < ARRAY_SIZE(bad_images); i++) {
 		const struct bad_image *bad = &bad_images[i];
 
-		if (!bad->append) {
+		bool changed = !bad->append || bad->changes[0].abi;
+
+		if (changed) {
 			if (!change_image(kernel, bad->changes))
 				die("the image says nothing");
 			expect(WEXITSTATUS(system(PRINT CHANGED " >/dev/null")), bad->damaged,
 			       PRINT, bad->what);
 		}
 		say("trying image=%s", bad->what);
-		refuse_image(bad->append ? kernel : CHANGED, initrd, bad->append ?: "");
+		refuse_image(changed ? CHANGED : kernel, initrd, bad->append ?: "");
 	}
 	unlink(CHANGED);
 	fail_to_load(kernel, initrd);
