@@ -260,7 +260,7 @@ breakage "nobody is told of interrupts between the kernels" drivers/vfio/pci/vfi
 	's/^\tvfio_pci_liveupdate_armed\(.*$/\t(void)vector;/' \
 	woken "raises no"
 breakage "INTx rises before it is handled" drivers/vfio/pci/vfio_pci_intrs.c \
-	"$(within vfio_intx_enable 's/^(\t\t)if \(ctx->masked\)$/\1if (true)/; s/pci_intx\(pdev, 0\)/pci_intx(pdev, !ctx->masked)/')" \
+	"$(within vfio_intx_enable 's/pci_intx\(pdev, 0\)/pci_intx(pdev, !ctx->masked)/')" \
 	woken "raises no INTx"
 breakage "a device that is given up keeps its INTx" $incoming \
 	"$(within pci_liveupdate_quiesce 's/pci_intx\(dev, 0\);/;/')" \

@@ -175,5 +175,5 @@ bool pci_liveupdate_restarts_services(struct pci_dev *port)
  */
 bool pci_liveupdate_starts_services(struct pci_dev *port)
 {
-	return port->liveupdate.starting || pci_liveupdate_is_preserved(port);
+	return pci_liveupdate_restarts_services(port) || pci_liveupdate_is_preserved(port);
 }

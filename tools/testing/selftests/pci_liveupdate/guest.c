@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
@@ -220,22 +221,56 @@ int set_low_power(int fd, bool on)
 	return ioctl(fd, VFIO_DEVICE_FEATURE, &feature);
 }
 
+/* flags: of struct vfio_irq_set; event: an eventfd, or -1 */
+void set_irqs(int fd, __u32 index, __u32 flags, __u32 count, int event, const char *bdf)
+{
+	struct {
+		struct vfio_irq_set set;
+		__s32 event;
+	} irq = {
+		.set.argsz = event < 0 ? sizeof(irq.set) : sizeof(irq),
+		.set.flags = flags,
+		.set.index = index,
+		.set.count = count,
+		.event = event,
+	};
+
+	check(ioctl(fd, VFIO_DEVICE_SET_IRQS, &irq), "set interrupts", bdf);
+}
+
+/* Returns an eventfd for the first interrupt of a kind. */
+int watch_irq(int fd, __u32 index, const char *bdf)
+{
+	int event = check(eventfd(0, 0), "eventfd", bdf);
+
+	set_irqs(fd, index, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, 1, event, bdf);
+	return event;
+}
+
+/* Returns the error number, or 0 */
+int try_to_load(const char *kernel, const char *initrd, const char *cmdline)
+{
+	int kernel_fd = check(open(kernel, O_RDONLY), "open", kernel);
+	int initrd_fd = check(open(initrd, O_RDONLY), "open", initrd);
+	int err = syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
+			  cmdline, 0) ? errno : 0;
+
+	close(kernel_fd);
+	close(initrd_fd);
+	return err;
+}
+
 /* With this one's command line and something appended. */
 void load_kernel(const char *kernel, const char *initrd, const char *append)
 {
 	char old[1024] = "", cmdline[2048];
 	int cmdline_fd = check(open("/proc/cmdline", O_RDONLY), "open", "/proc/cmdline");
-	int kernel_fd = check(open(kernel, O_RDONLY), "open", kernel);
-	int initrd_fd = check(open(initrd, O_RDONLY), "open", initrd);
 
 	check(read(cmdline_fd, old, sizeof(old) - 1), "read", "/proc/cmdline");
 	old[strcspn(old, "\n")] = '\0';
 	snprintf(cmdline, sizeof(cmdline), "%s %s", old, append);
-	check(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
-		      cmdline, 0), "kexec_file_load", kernel);
+	expect(try_to_load(kernel, initrd, cmdline), 0, "kexec_file_load", kernel);
 	close(cmdline_fd);
-	close(kernel_fd);
-	close(initrd_fd);
 }
 
 /* Returns the error number, or 0 */

@@ -57,10 +57,13 @@ __u32 alloc_ioas(int iommufd);
 int try_to_attach(int fd, __u32 ioas_id);
 void attach_device(int fd, __u32 ioas_id, const char *bdf);
 int set_low_power(int fd, bool on);
+void set_irqs(int fd, __u32 index, __u32 flags, __u32 count, int event, const char *bdf);
+int watch_irq(int fd, __u32 index, const char *bdf);
 
 void show_path(const char *bdf);
 void mark_trace(void);
 
+int try_to_load(const char *kernel, const char *initrd, const char *cmdline);
 void load_kernel(const char *kernel, const char *initrd, const char *append);
 int unload_module(const char *name);
 void allow_sriov(void);

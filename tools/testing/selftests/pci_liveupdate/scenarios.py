@@ -18,6 +18,9 @@ LARGE = 2 * vmtest.RAM
 DEMO, DEBUG = ("demo",), ("debug",)
 
 
+X2APIC = "qemu64,+x2apic"
+
+
 @dataclass
 class Scenario:
     name: str
@@ -85,6 +88,9 @@ class Scenario:
             if self.adopted and kernel > 1:
                 lines[kernel, "liveupdate: adopted {} devices and {} bridges, {} missing"
                       .format(*self.adopted)] = 1
+            if "intremap=on" in self.unit:
+                mode = "x2apic" if X2APIC in self.qemu else "xapic"
+                lines[kernel, f"DMAR-IR: Enabled IRQ remapping in {mode} mode"] = 1
         return lines
 
 
@@ -225,7 +231,7 @@ SECOND_STAGE = {"unit": ",scalable-mode=on", "append": "intel_iommu=sm_on"}
 FIRST_STAGE = {"unit": ",scalable-mode=on,fsts=on", "append": "intel_iommu=sm_on"}
 NO_CMPXCHG16B = ("-cpu", "qemu64,-cx16")
 # Interrupts are remapped, and x2APIC is on
-REMAPPED = {"unit": ",intremap=on,eim=on", "qemu": ("-cpu", "qemu64,+x2apic")}
+REMAPPED = {"unit": ",intremap=on,eim=on", "qemu": ("-cpu", X2APIC)}
 MAP_LATE = "--map-late 300"
 # Services of ports would start a second after the last finish
 HAND_OVER = "--hand-over 1500"
@@ -577,7 +583,8 @@ SEQUENCES = [
     # A kernel that could, but doesn't say so
     translated("forced", options="--forced", adopted=None, checks=[checks.let_go, checks.faults],
                lines=FORCED, core="a kexec that is forced is one without a live update"),
-    translated("images", options="--images", lines=BAD_IMAGES,
+    # Only kmemleak sees what an image leaves that can't be loaded
+    translated("images", options="--images", lines=BAD_IMAGES, on=DEBUG,
                core="a kexec into a kernel that can't take devices over is refused"),
     Scenario("like_plain", SWITCH, on=DEMO, **{**WITHOUT_SESSION, "checks": [checks.same_accesses]},
              twin={"on": ("plain",)}),
@@ -918,6 +925,14 @@ def damaged(name, how, says, error="No such device", quarantined=True, **others)
                        **others})
 
 
+def unread(name, append, **others):
+    """The next kernel isn't to read what it was handed, and stops the device before all else."""
+    return translated(name, options="--lying", next_append=append, adopted=None,
+                      checks=[checks.quiesced],
+                      lines={(2, "liveupdate: DMA stopped: what the previous kernel"): 1,
+                             (2, "VMM: FAIL /dev/liveupdate open: No such file"): 1}, **others)
+
+
 STOPPED = "DMA stopped: its file can't be retrieved"
 
 DAMAGED = [
@@ -932,6 +947,9 @@ DAMAGED = [
                     (2, "0000:03:00.0: liveupdate: DMA stopped: what the previous kernel"): 1,
                     (2, "VMM: FAIL .* retrieve session: No such file"): 1},
              core="nothing can be read of what the previous kernel handed over"),
+    # The image has said that it isn't so
+    unread("liveupdate_off", "liveupdate=off", core="live update is off in the next kernel"),
+    unread("kho_off", "kho=off"),
     damaged("table_address", lambda given: given.put("Q", given.flb, NOWHERE),
             "no preserved memory at 0x200000000000"),
     damaged("table_hole", lambda given: given.put("Q", given.flb, HOLE),

@@ -15,7 +15,6 @@
 #include <getopt.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
@@ -267,22 +266,9 @@ static bool wait_for_event(int fd)
 }
 
 /* Interrupts that libvfio doesn't know: INTx, and the request to give the device back. */
-static int watch_irq(struct device *dev, __u32 index)
+static int watch(struct device *dev, __u32 index)
 {
-	int fd = check(eventfd(0, 0), "eventfd", dev->bdf);
-	struct {
-		struct vfio_irq_set set;
-		__s32 eventfd;
-	} irq = {
-		.set.argsz = sizeof(irq),
-		.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-		.set.index = index,
-		.set.count = 1,
-		.eventfd = fd,
-	};
-
-	check(ioctl(dev->vfio->fd, VFIO_DEVICE_SET_IRQS, &irq), "watch", dev->bdf);
-	return fd;
+	return watch_irq(dev->vfio->fd, index, dev->bdf);
 }
 
 static void check_interrupt(struct device *dev, const char *when)
@@ -851,7 +837,7 @@ static void pulled_1(void)
 	int session, fd;
 
 	open_all();
-	fd = watch_irq(last, VFIO_PCI_REQ_IRQ_INDEX);
+	fd = watch(last, VFIO_PCI_REQ_IRQ_INDEX);
 	session = preserve_all();
 	say("unplug");
 	if (!wait_for_event(fd))
@@ -884,7 +870,7 @@ static void pending_1(void)
 		exit(read(start[0], &go, 1) == 1 ? try_attribute(other, "remove", "1") : 1);
 
 	open_all();
-	fd = watch_irq(other, VFIO_PCI_REQ_IRQ_INDEX);
+	fd = watch(other, VFIO_PCI_REQ_IRQ_INDEX);
 	preserve_all();
 	check(write(start[1], "", 1), "start", "removal");
 	if (!wait_for_event(fd))
@@ -1011,14 +997,8 @@ static void gone_2(void)
 
 static void set_intx(struct device *dev, __u32 action, __u32 count)
 {
-	struct vfio_irq_set irq = {
-		.argsz = sizeof(irq),
-		.flags = VFIO_IRQ_SET_DATA_NONE | action,
-		.index = VFIO_PCI_INTX_IRQ_INDEX,
-		.count = count,
-	};
-
-	check(ioctl(dev->vfio->fd, VFIO_DEVICE_SET_IRQS, &irq), "set INTx", dev->bdf);
+	set_irqs(dev->vfio->fd, VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_DATA_NONE | action, count,
+		 -1, dev->bdf);
 }
 
 static void raise_cause(struct device *dev)
@@ -1050,7 +1030,7 @@ static void use_intx(struct device *dev, int fd, int count)
 /* An e1000 has no other interrupt. */
 static void check_intx(struct device *dev)
 {
-	int fd = watch_irq(dev, VFIO_PCI_INTX_IRQ_INDEX);
+	int fd = watch(dev, VFIO_PCI_INTX_IRQ_INDEX);
 
 	use_intx(dev, fd, 2);
 	writel(~0U, dev->vfio->bars[0].vaddr + E1000_IMC);
@@ -1081,7 +1061,7 @@ static void arm(int kind)
 		vfio_pci_msix_enable(vfio, vfio->driver.msi, 1);
 		irq_fds[kind] = vfio->msi_eventfds[vfio->driver.msi];
 	} else {
-		irq_fds[kind] = watch_irq(&devices[kind], kind == MSI ? VFIO_PCI_MSI_IRQ_INDEX :
+		irq_fds[kind] = watch(&devices[kind], kind == MSI ? VFIO_PCI_MSI_IRQ_INDEX :
 							  VFIO_PCI_INTX_IRQ_INDEX);
 	}
 }
@@ -1186,10 +1166,10 @@ static void shared_2(void)
 	retrieve_memory(session);
 	create_iommu();
 	open_device(&devices[1]);
-	fd = watch_irq(&devices[1], VFIO_PCI_INTX_IRQ_INDEX);
+	fd = watch(&devices[1], VFIO_PCI_INTX_IRQ_INDEX);
 	use_intx(&devices[1], fd, 20);
 	retrieve_device(session, &devices[0]);
-	fd = watch_irq(&devices[0], VFIO_PCI_INTX_IRQ_INDEX);
+	fd = watch(&devices[0], VFIO_PCI_INTX_IRQ_INDEX);
 	wait_for_intx(&devices[0], fd);
 	use_intx(&devices[0], fd, 20);
 	finish(session);
@@ -1208,7 +1188,7 @@ static void shared_lost_2(void)
 		die("%s was retrieved", devices[0].bdf);
 	create_iommu();
 	open_device(&devices[1]);
-	fd = watch_irq(&devices[1], VFIO_PCI_INTX_IRQ_INDEX);
+	fd = watch(&devices[1], VFIO_PCI_INTX_IRQ_INDEX);
 	use_intx(&devices[1], fd, 20);
 	finish(session);
 	use_intx(&devices[1], fd, 20);

@@ -74,6 +74,7 @@ static struct {
 	bool refused;
 	bool forced;
 	bool older;
+	bool lying;
 	bool irqs;
 	bool again;
 	const char *hotplug;
@@ -771,6 +772,8 @@ static void load_next_kernel(void)
 		refuse_image(options.kernel, options.initrd, append);
 	else if (options.older && options.stage == 1)
 		load_kernel(older_image(options.kernel), options.initrd, append);
+	else if (options.lying)
+		load_kernel(lying_image(options.kernel), options.initrd, append);
 	else
 		load_kernel(options.kernel, options.initrd, append);
 }
@@ -1265,6 +1268,7 @@ static void usage(void)
 		"  --refused       the next kernel is one, and that is all\n"
 		"  --forced        the next kernel is made one, and forced\n"
 		"  --older         the second kernel reads the table in an older version only\n"
+		"  --lying         the second kernel's command line isn't what it says\n"
 		"  --irqs          wait for interrupts, and don't look for packets before\n"
 		"  --again         in stage 2 replace the kernel once more\n"
 		"  --hotplug BDF   the host plugs in a NIC there: use it, and unplug it\n"
@@ -1300,6 +1304,7 @@ static void parse_options(int argc, char *argv[])
 		{ "refused", no_argument, NULL, 'z' },
 		{ "forced", no_argument, NULL, '!' },
 		{ "older", no_argument, NULL, '@' },
+		{ "lying", no_argument, NULL, '%' },
 		{ "irqs", no_argument, NULL, '#' },
 		{ "again", no_argument, NULL, 'g' },
 		{ "hotplug", required_argument, NULL, 'h' },
@@ -1384,6 +1389,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case '@':
 			options.older = true;
+			break;
+		case '%':
+			options.lying = true;
 			break;
 		case '#':
 			options.irqs = true;

@@ -112,6 +112,7 @@ void irq_wait_complete(struct nic *nic);
 void refuse_image(const char *kernel, const char *initrd, const char *append);
 void refuse_images(const char *kernel, const char *initrd);
 const char *older_image(const char *kernel);
+const char *lying_image(const char *kernel);
 void force_image(const char *kernel, const char *initrd, const char *append);
 
 #endif /* VMM_H */

@@ -25,6 +25,7 @@
 #define MAGIC		0
 #define SIZE		4
 #define FLAGS		8
+#define MAX_CHANGES	3
 #define NR_ABIS		12
 #define ABIS		16
 #define ABI_SIZE	32
@@ -35,11 +36,12 @@ struct change {
 	const char *abi;	/* the field is one of this, or of all */
 	int offset;
 	__u32 value;
+	const char *text;	/* in the place of value */
 };
 
 static const struct bad_image {
 	const char *what;
-	struct change changes[2];
+	struct change changes[MAX_CHANGES];
 	const char *append;
 	bool damaged;
 } bad_images[] = {
@@ -75,7 +77,7 @@ static __u8 *find_abi(__u8 *info, const char *abi)
 }
 
 /* Make a copy of the next kernel. Returns false if that says nothing. */
-static bool change_image(const char *kernel, const struct change changes[2])
+static bool change_image(const char *kernel, const struct change changes[MAX_CHANGES])
 {
 	int from = check(open(kernel, O_RDONLY), "open", kernel);
 	int to = check(open(CHANGED, O_RDWR | O_CREAT | O_TRUNC, 0600), "open", CHANGED);
@@ -92,11 +94,13 @@ static bool change_image(const char *kernel, const struct change changes[2])
 	info = image + (image[SETUP_SECTS] + 1) * 512 + *(__u32 *)(image + KERNEL_INFO);
 	info += ((__u32 *)info)[1];
 	says_something = !memcmp(info, "LUPD", 4);
-	for (int i = 0; i < 2 && says_something; i++) {
+	for (int i = 0; i < MAX_CHANGES && says_something; i++) {
 		const struct change *change = &changes[i];
 		__u8 *at = change->abi ? find_abi(info, change->abi) : info;
 
-		if (change->abi || change->offset || !i)
+		if (change->text)
+			strcpy((char *)at, change->text);
+		else if (change->abi || change->offset || !i)
 			*(__u32 *)(at + change->offset) = change->value;
 	}
 	munmap(image, stat.st_size);
@@ -108,15 +112,11 @@ static bool change_image(const char *kernel, const struct change changes[2])
 /* A command line that is too long is only noticed when much is there already. */
 static void fail_to_load(const char *kernel, const char *initrd)
 {
-	int kernel_fd = check(open(kernel, O_RDONLY), "open", kernel);
-	int initrd_fd = check(open(initrd, O_RDONLY), "open", initrd);
 	static char cmdline[3000];
 
 	memset(cmdline, 'x', sizeof(cmdline) - 1);
-	expect(syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, sizeof(cmdline), cmdline, 0) ?
-	       errno : 0, EINVAL, "kexec_file_load", "long command line");
-	close(kernel_fd);
-	close(initrd_fd);
+	expect(try_to_load(kernel, initrd, cmdline), EINVAL, "kexec_file_load",
+	       "long command line");
 }
 
 /* Hands nothing over. Nobody will run it. */
@@ -150,7 +150,6 @@ void refuse_images(const char *kernel, const char *initrd)
 	run(PRINT "/kernel");
 	for (int i = 0; i < ARRAY_SIZE(bad_images); i++) {
 		const struct bad_image *bad = &bad_images[i];
-
 		bool changed = !bad->append || bad->changes[0].abi;
 
 		if (changed) {
@@ -171,9 +170,26 @@ void refuse_images(const char *kernel, const char *initrd)
 /* The next kernel, as if it read only the oldest version of the table that this one writes */
 const char *older_image(const char *kernel)
 {
-	static const struct change older[2] = { { "pci", NEWEST, 101 } };
+	static const struct change older[MAX_CHANGES] = { { "pci", NEWEST, 101 } };
 
 	if (!change_image(kernel, older))
+		die("the image says nothing");
+	return CHANGED;
+}
+
+/*
+ * The next kernel, as if its built-in command line, which says liveupdate=on, replaced that of the
+ * loader. It is in the place of the last ABI, which isn't one that each image must know.
+ */
+const char *lying_image(const char *kernel)
+{
+	static const struct change lies[MAX_CHANGES] = {
+		{ NULL, NR_ABIS, 5 },
+		{ NULL, FLAGS, 0xf },
+		{ "vfio-pci", .text = "liveupdate=on" },
+	};
+
+	if (!change_image(kernel, lies))
 		die("the image says nothing");
 	return CHANGED;
 }
@@ -181,7 +197,7 @@ const char *older_image(const char *kernel)
 /* Into a kernel that says nothing of itself, which isn't told what was preserved. */
 void force_image(const char *kernel, const char *initrd, const char *append)
 {
-	static const struct change forget[2];
+	static const struct change forget[MAX_CHANGES];
 
 	if (change_image(kernel, forget))
 		say("changed image=%s", kernel);

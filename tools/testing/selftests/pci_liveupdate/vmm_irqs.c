@@ -8,8 +8,6 @@
  * but to arm them.
  */
 #include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/ioctl.h>
 
 #include <linux/bits.h>
 #include <linux/kernel.h>
@@ -43,22 +41,6 @@ static __u32 index_of(struct nic *nic)
 	return kinds[nic->irq_kind].index;
 }
 
-static void set_irqs(struct nic *nic, __u32 flags, int fd)
-{
-	struct {
-		struct vfio_irq_set set;
-		__s32 eventfd;
-	} irq = {
-		.set.argsz = fd < 0 ? sizeof(irq.set) : sizeof(irq),
-		.set.flags = flags,
-		.set.index = index_of(nic),
-		.set.count = 1,
-		.eventfd = fd,
-	};
-
-	check(ioctl(nic->fd, VFIO_DEVICE_SET_IRQS, &irq), "set interrupts", nic->bdf);
-}
-
 /* As the guest's driver does when it has handled one */
 static void enable_cause(struct nic *nic)
 {
@@ -69,8 +51,7 @@ static void enable_cause(struct nic *nic)
 void irq_arm(struct nic *nic, int number)
 {
 	nic->irq_kind = number % ARRAY_SIZE(kinds);
-	nic->irq_fd = check(eventfd(0, 0), "eventfd", nic->bdf);
-	set_irqs(nic, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, nic->irq_fd);
+	nic->irq_fd = watch_irq(nic->fd, index_of(nic), nic->bdf);
 }
 
 /* Once in its life */
@@ -102,7 +83,8 @@ static __u32 irq_wait_once(struct nic *nic)
 	seen = nr_received(nic);
 	enable_cause(nic);
 	if (index_of(nic) == VFIO_PCI_INTX_IRQ_INDEX)
-		set_irqs(nic, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK, -1);
+		set_irqs(nic->fd, VFIO_PCI_INTX_IRQ_INDEX,
+			 VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK, 1, -1, nic->bdf);
 	return seen;
 }
 
