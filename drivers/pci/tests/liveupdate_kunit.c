@@ -17,6 +17,7 @@
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/fault-inject.h>
+#include <linux/irq.h>
 #include <linux/kho/abi/kexec_handover.h>
 #include <linux/kho_radix_tree.h>
 #include <linux/libfdt.h>
@@ -30,6 +31,7 @@
 #include <asm/pci_x86.h>
 
 #include "../../../kernel/liveupdate/luo_internal.h"
+#include "../pcie/portdrv.h"
 #include "kho_kunit.h"
 
 #undef MODULE_PARAM_PREFIX
@@ -2478,6 +2480,79 @@ static void adopt_other_settings(struct kunit *test)
 
 /* Saved configuration state */
 
+#ifdef CONFIG_PCIE_DPC
+#define CONTAINED_PORT	PCI_DEVID(0, PCI_DEVFN(0, 0))
+#define AER_POS		PCI_CFG_SPACE_SIZE
+#define DPC_POS		0x160
+
+/* Its card was pulled, which ends the link. */
+static struct fake_function *fake_contained_port(struct kunit *test, struct fake_host *host)
+{
+	struct fake_function *fn = fake_bridge(test, host, CONTAINED_PORT, 1, 1);
+
+	fake_express(fn, PCI_EXP_TYPE_ROOT_PORT, 0);
+	fake_set(fn, 0x40 + PCI_EXP_LNKCAP, 4, PCI_EXP_LNKCAP_DLLLARC, 0);
+	fake_set(fn, AER_POS, 4, PCI_EXT_CAP_ID_ERR | 1 << 16 | DPC_POS << 20, 0);
+	fake_set(fn, AER_POS + PCI_ERR_UNCOR_STATUS, 4, PCI_ERR_UNC_SURPDN, 0);
+	fake_set(fn, DPC_POS, 4, PCI_EXT_CAP_ID_DPC | 1 << 16, 0);
+	fake_set(fn, DPC_POS + PCI_EXP_DPC_STATUS, 2, PCI_EXP_DPC_STATUS_TRIGGER, 0xffff);
+	return fn;
+}
+
+static void fake_service_release(struct device *dev)
+{
+}
+
+static struct pcie_device *fake_service(struct kunit *test, struct pci_dev *port)
+{
+	struct pcie_device *service = kunit_kzalloc(test, sizeof(*service), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, service);
+	service->port = port;
+	service->irq = irq_alloc_desc(NUMA_NO_NODE);
+	KUNIT_ASSERT_GT(test, service->irq, 0);
+	irq_set_chip_and_handler(service->irq, &dummy_irq_chip, handle_simple_irq);
+	device_initialize(&service->device);
+	service->device.release = fake_service_release;
+	KUNIT_ASSERT_EQ(test, 0, dev_set_name(&service->device, "fake service"));
+	return service;
+}
+
+static u16 dpc_status(struct fake_function *fn)
+{
+	u16 status;
+
+	memcpy(&status, &fn->config[DPC_POS + PCI_EXP_DPC_STATUS], sizeof(status));
+	return status;
+}
+
+/* Nobody has seen the interrupt, which doesn't come again. */
+static void release_contained_port(struct kunit *test)
+{
+	struct device_driver *driver = driver_find("dpc", &pcie_port_bus_type);
+	struct fake_host *host = fake_host(test, FAKE_DOMAIN, 0);
+	struct fake_function *fn = fake_contained_port(test, host);
+	struct pcie_device *service;
+	struct pci_dev *port;
+
+	KUNIT_ASSERT_NOT_NULL(test, driver);
+	fake_scan(test, host);
+	port = fake_dev(test, host, CONTAINED_PORT);
+	port->is_hotplug_bridge = true;
+
+	service = fake_service(test, port);
+	KUNIT_EXPECT_EQ(test, 0, to_service_driver(driver)->probe(service));
+	/* The handler's thread writes 1 to clear it; the bit that enabling clears is another one */
+	for (int i = 0; i < 500 && dpc_status(fn) != PCI_EXP_DPC_STATUS_TRIGGER; i++)
+		msleep(20);
+	KUNIT_EXPECT_EQ(test, PCI_EXP_DPC_STATUS_TRIGGER, dpc_status(fn));
+
+	/* With what devres holds of it */
+	put_device(&service->device);
+	irq_free_desc(service->irq);
+}
+#endif
+
 static struct pci_saved_state *fake_state(struct kunit *test)
 {
 	static const struct {
@@ -3777,6 +3852,9 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(adopt_above_4g),
 	KUNIT_CASE(adopt_missing),
 	KUNIT_CASE(cardbus_waits),
+#ifdef CONFIG_PCIE_DPC
+	KUNIT_CASE(release_contained_port),
+#endif
 	KUNIT_CASE(adopt_bridge_without_buses),
 	KUNIT_CASE(adopt_other_settings),
 	KUNIT_CASE(remove_incoming),
