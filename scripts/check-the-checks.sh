@@ -265,6 +265,15 @@ breakage "INTx rises before it is handled" drivers/vfio/pci/vfio_pci_intrs.c \
 breakage "a device that is given up keeps its INTx" $incoming \
 	"$(within pci_liveupdate_quiesce 's/pci_intx\(dev, 0\);/;/')" \
 	kunit "not ok .* quarantine"
+breakage "MSI is masked when the next one comes" $vfio \
+	"$(within vfio_pci_mask_msi_vectors 's/irq_set_status_flags\(.*/;/')" \
+	interrupts "interrupts when armed again"
+breakage "INTx that can't be disabled does no harm" $vfio \
+	"$(within vfio_pci_needs_msi 's/return .*/return false;/')" \
+	no_intx_mask "lines with"
+breakage "a contained port stays so" drivers/pci/pcie/dpc.c \
+	's/irq_wake_thread.*/;/' \
+	kunit "not ok .* release_contained_port"
 
 echo "1..$n"
 exit $failed

@@ -68,13 +68,14 @@
  * kernels or in neither: otherwise retrieve fails.
  */
 
-#include <linux/bitfield.h>
 #include <linux/bitmap.h>
 #include <linux/bits.h>
 #include <linux/file.h>
 #include <linux/idr.h>
+#include <linux/interrupt.h>
 #include <linux/iommu_liveupdate.h>
 #include <linux/iommufd.h>
+#include <linux/irq.h>
 #include <linux/kexec_handover.h>
 #include <linux/kho/abi/vfio_pci.h>
 #include <linux/liveupdate.h>
@@ -158,6 +159,23 @@ static bool vfio_pci_has_pri(struct pci_dev *pdev)
 }
 #endif
 
+static bool vfio_pci_has_msi_mask(struct pci_dev *pdev)
+{
+	u16 flags;
+
+	if (!pdev->msi_cap)
+		return false;
+
+	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
+	return flags & PCI_MSI_FLAGS_MASKBIT;
+}
+
+/* It asserts INTx when it likes, unless MSI or MSI-X is on: nobody handles that after the kexec. */
+static bool vfio_pci_needs_msi(struct vfio_pci_core_device *vdev)
+{
+	return vdev->pdev->pin && !vdev->pci_2_3 && !vdev->nointx;
+}
+
 /* Return why the device can't be preserved, now or ever; NULL if it can be. */
 static const char *vfio_pci_cannot_preserve(struct vfio_pci_core_device *vdev)
 {
@@ -172,6 +190,8 @@ static const char *vfio_pci_cannot_preserve(struct vfio_pci_core_device *vdev)
 		return "its last live update isn't over; attach it, and finish its session";
 	if (vfio_pci_has_pri(vdev->pdev))
 		return "page requests are enabled; attach it to an HWPT without faults";
+	if (vfio_pci_needs_msi(vdev) && !vdev->pdev->msix_cap && !vfio_pci_has_msi_mask(vdev->pdev))
+		return "it can't disable INTx, and has no other interrupt that can be masked";
 
 	return NULL;
 }
@@ -258,28 +278,12 @@ static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
 	return false;
 }
 
-/* Return where the mask bits of MSI are; 0 if the device has none. */
-static int vfio_pci_msi_mask_pos(struct pci_dev *pdev, u16 flags)
-{
-	if (!(flags & PCI_MSI_FLAGS_MASKBIT))
-		return 0;
-
-	return pdev->msi_cap + (flags & PCI_MSI_FLAGS_64BIT ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
-}
-
-/* With MSI off, a device that has INTx uses that. */
 static bool vfio_pci_cannot_mask_irqs(struct vfio_pci_core_device *vdev)
 {
-	struct pci_dev *pdev = vdev->pdev;
-	u16 flags;
-
-	if (vdev->pci_2_3)
+	if (!vfio_pci_needs_msi(vdev) || vdev->irq_type == VFIO_PCI_MSIX_IRQ_INDEX)
 		return false;
-	if (vdev->irq_type != VFIO_PCI_MSI_IRQ_INDEX)
-		return vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX;
 
-	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
-	return pdev->pin && !vdev->nointx && !vfio_pci_msi_mask_pos(pdev, flags);
+	return vdev->irq_type != VFIO_PCI_MSI_IRQ_INDEX || !vfio_pci_has_msi_mask(vdev->pdev);
 }
 
 /* Return why the device can't be frozen; NULL if it can be. */
@@ -289,7 +293,7 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	lockdep_assert_held(&vdev->memory_lock);
 
 	if (vfio_pci_cannot_mask_irqs(vdev))
-		return "it can't mask its interrupts; disable them with VFIO_DEVICE_SET_IRQS";
+		return "it can't disable INTx; enable its MSI-X with VFIO_DEVICE_SET_IRQS";
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
 		return "it is in low power; leave it first";
 	/* Importers of a dma-buf access the device without asking vfio-pci */
@@ -301,40 +305,42 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	return vfio_pci_cannot_preserve(vdev);
 }
 
+/*
+ * The interrupt core does it, as it also writes the mask bits: an interrupt that it knows to be
+ * masked stays so when its affinity is changed.
+ */
+static void vfio_pci_mask_msi_vectors(struct pci_dev *pdev, bool mask)
+{
+	int vector, irq;
+
+	for (vector = 0; (irq = pci_irq_vector(pdev, vector)) >= 0; vector++) {
+		if (!mask) {
+			enable_irq(irq);
+			continue;
+		}
+		/* At once, not when the next one comes */
+		irq_set_status_flags(irq, IRQ_DISABLE_UNLAZY);
+		disable_irq(irq);
+		irq_clear_status_flags(irq, IRQ_DISABLE_UNLAZY);
+	}
+}
+
 /* Without mask bits MSI has to be off: a message would reach another kernel. */
-static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev)
+static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev, bool mask)
 {
 	struct pci_dev *pdev = vdev->pdev;
-	unsigned int nr_vectors;
 	u16 flags;
-	int pos;
 
-	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
-	vdev->liveupdate.msi_flags = flags;
-	pos = vfio_pci_msi_mask_pos(pdev, flags);
-	if (!pos) {
-		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS,
-				      flags & ~PCI_MSI_FLAGS_ENABLE);
+	if (vfio_pci_has_msi_mask(pdev)) {
+		vfio_pci_mask_msi_vectors(pdev, mask);
 		return;
 	}
 
-	/* More than 32 are reserved */
-	nr_vectors = 1 << min(FIELD_GET(PCI_MSI_FLAGS_QMASK, flags), 5);
-	pci_read_config_dword(pdev, pos, &vdev->liveupdate.msi_mask);
-	pci_write_config_dword(pdev, pos,
-			       vdev->liveupdate.msi_mask | GENMASK(nr_vectors - 1, 0));
-}
-
-static void vfio_pci_unmask_msi(struct vfio_pci_core_device *vdev)
-{
-	struct pci_dev *pdev = vdev->pdev;
-	u16 flags = vdev->liveupdate.msi_flags;
-	int pos = vfio_pci_msi_mask_pos(pdev, flags);
-
-	if (pos)
-		pci_write_config_dword(pdev, pos, vdev->liveupdate.msi_mask);
-	else
-		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, flags);
+	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
+	flags &= ~PCI_MSI_FLAGS_ENABLE;
+	if (!mask)
+		flags |= PCI_MSI_FLAGS_ENABLE;
+	pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, flags);
 }
 
 static void vfio_pci_mask_msix(struct vfio_pci_core_device *vdev, bool mask)
@@ -404,7 +410,7 @@ static void vfio_pci_mask_irqs(struct vfio_pci_core_device *vdev)
 		vfio_pci_mask_msix(vdev, true);
 		break;
 	case VFIO_PCI_MSI_IRQ_INDEX:
-		vfio_pci_mask_msi(vdev);
+		vfio_pci_mask_msi(vdev, true);
 		break;
 	}
 }
@@ -418,7 +424,7 @@ static void vfio_pci_unmask_irqs(struct vfio_pci_core_device *vdev)
 		vfio_pci_mask_msix(vdev, false);
 		break;
 	case VFIO_PCI_MSI_IRQ_INDEX:
-		vfio_pci_unmask_msi(vdev);
+		vfio_pci_mask_msi(vdev, false);
 		break;
 	}
 	vfio_pci_unmask_intx(vdev);

@@ -41,12 +41,13 @@
 /* Of 80 bytes each, behind a header of 16 bytes: see linux/kho/abi/luo.h and block.h */
 #define SESSIONS_OF_PAGE ((4096 - 16) / 80)
 
-/* Registers of an e1000: reading ICR clears it, writing ICS sets bits of it */
+/* Registers of an e1000, and of an igb: reading ICR clears it, writing ICS sets bits of it */
 #define E1000_ICR		0x00c0
 #define E1000_ICS		0x00c8
 #define E1000_IMS		0x00d0
 #define E1000_IMC		0x00d8
 #define E1000_LINK_CHANGE	0x04
+#define IGB_GPIE		0x1514
 
 #define VF_TOKEN	"14d63f20-8445-11ea-8900-1f9ce7d5650d"
 
@@ -402,6 +403,15 @@ static void open_and_preserve(void)
 {
 	open_all();
 	preserve_all();
+}
+
+static void must_not_preserve(int fd, int err, const char *what)
+{
+	int session = create_session("refused");
+
+	expect(-luo_session_preserve_fd(session, fd, 0), err, "preserve", what);
+	close(session);
+	say("refused what=%s", what);
 }
 
 static int retrieve_session(const char *name)
@@ -1040,10 +1050,10 @@ static void check_intx(struct device *dev)
 
 /* ---- tests: interrupts ---- */
 
-/* One with MSI-X, MSI, INTx each */
-enum { MSIX, MSI, INTX };
+/* One with MSI-X, MSI, INTx, MSI that has mask bits each: the first one and the last are igbs */
+enum { MSIX, MSI, INTX, MASKED_MSI, NR_KINDS };
 
-static int irq_fds[3];
+static int irq_fds[NR_KINDS];
 
 static void raise_irq(int kind)
 {
@@ -1061,8 +1071,8 @@ static void arm(int kind)
 		vfio_pci_msix_enable(vfio, vfio->driver.msi, 1);
 		irq_fds[kind] = vfio->msi_eventfds[vfio->driver.msi];
 	} else {
-		irq_fds[kind] = watch(&devices[kind], kind == MSI ? VFIO_PCI_MSI_IRQ_INDEX :
-							  VFIO_PCI_INTX_IRQ_INDEX);
+		irq_fds[kind] = watch(&devices[kind], kind == INTX ? VFIO_PCI_INTX_IRQ_INDEX :
+								    VFIO_PCI_MSI_IRQ_INDEX);
 	}
 }
 
@@ -1094,7 +1104,7 @@ static void expect_interrupts(int kind, __u64 nr, const char *when)
 
 static void check_irqs(const char *when)
 {
-	for (int kind = MSIX; kind <= INTX; kind++) {
+	for (int kind = 0; kind < NR_KINDS; kind++) {
 		raise_irq(kind);
 		expect_interrupts(kind, 1, when);
 	}
@@ -1106,13 +1116,16 @@ static void interrupts_1(void)
 	create_iommu();
 	for_each_device(dev)
 		open_device(dev);
-	vfio_pci_msix_disable(devices[MSIX].vfio);
-	for (int kind = MSIX; kind <= INTX; kind++)
+	disable_interrupt(&devices[MSIX]);
+	disable_interrupt(&devices[MASKED_MSI]);
+	/* libvfio's driver has told it to use MSI-X */
+	writel(0, devices[MASKED_MSI].vfio->bars[0].vaddr + IGB_GPIE);
+	for (int kind = 0; kind < NR_KINDS; kind++)
 		arm(kind);
 	check_irqs("armed");
 	preserve_all();
 	fail_to_start_kernel();
-	for (int kind = MSIX; kind <= INTX; kind++)
+	for (int kind = 0; kind < NR_KINDS; kind++)
 		nr_interrupts(kind);
 	check_irqs("unfrozen");
 	start_kernel();
@@ -1120,19 +1133,19 @@ static void interrupts_1(void)
 
 /*
  * One is raised before anybody listens. It isn't lost, but with MSI without mask bits; MSI and
- * MSI-X come once more. QEMU's I/O APIC forgets a line that is asserted before the entry of the
- * line is set up.
+ * MSI-X come once more, as the kernel signals each vector once. QEMU's I/O APIC forgets a line
+ * that is asserted before the entry of the line is set up.
  */
 static void interrupts_2(void)
 {
-	static const int numbers[] = { [MSIX] = 2, [MSI] = 1, [INTX] = 1 };
+	static const int numbers[] = { [MSIX] = 2, [MSI] = 1, [INTX] = 1, [MASKED_MSI] = 2 };
 	int session = retrieve_session("vmm");
 
 	retrieve_memory(session);
 	create_iommu();
 	for_each_preserved(dev)
 		retrieve_device(session, dev);
-	for (int kind = MSIX; kind <= INTX; kind++) {
+	for (int kind = 0; kind < NR_KINDS; kind++) {
 		if (kind != INTX)
 			raise_irq(kind);
 		arm(kind);
@@ -1147,6 +1160,34 @@ static void interrupts_2(void)
 		close_device(dev);
 		check_ordinary(dev);
 	}
+}
+
+static void rebind_without_mask(struct device *dev)
+{
+	expect(try_attribute(dev, "driver/unbind", dev->bdf), 0, "unbind", dev->bdf);
+	bind_driver(dev);
+}
+
+/* To vfio-pci, none can disable INTx. The second one, which isn't preserved, has nothing else. */
+static void no_intx_mask_1(void)
+{
+	struct device *dev = &devices[0];
+
+	write_text("/sys/module/vfio_pci/parameters/nointxmask", "1");
+	for_each_device(each)
+		rebind_without_mask(each);
+	open_all();
+	must_not_preserve(devices[1].vfio->fd, EINVAL, "INTx-only");
+	preserve_all();
+	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "without MSI-X");
+	vfio_pci_msix_enable(dev->vfio, dev->vfio->driver.msi, 1);
+	start_kernel();
+}
+
+static void no_intx_mask_2(void)
+{
+	nr_devices--;
+	retrieve_without(0, 0);
 }
 
 /* The second one isn't preserved, and shares the line of the first one. */
@@ -1318,15 +1359,6 @@ static void no_ext_config_2(void)
 }
 
 /* ---- tests: what is refused ---- */
-
-static void must_not_preserve(int fd, int err, const char *what)
-{
-	int session = create_session("refused");
-
-	expect(-luo_session_preserve_fd(session, fd, 0), err, "preserve", what);
-	close(session);
-	say("refused what=%s", what);
-}
 
 static void refuse_group(struct device *dev)
 {
@@ -1521,6 +1553,7 @@ static const struct test {
 	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
 	{ "interrupts", { interrupts_1, interrupts_2 } },
+	{ "no_intx_mask", { no_intx_mask_1, no_intx_mask_2 } },
 	{ "shared", { shared_1, shared_2 } },
 	{ "shared_lost", { shared_1, shared_lost_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
