@@ -266,10 +266,10 @@ breakage "a device that is given up keeps its INTx" $incoming \
 	"$(within pci_liveupdate_quiesce 's/pci_intx\(dev, 0\);/;/')" \
 	kunit "not ok .* quarantine"
 breakage "MSI is masked when the next one comes" $vfio \
-	"$(within vfio_pci_mask_msi_vectors 's/irq_set_status_flags\(.*/;/')" \
+	"$(within vfio_pci_mask_msi 's/(msi_mask \|).*/\1 0);/; s/vfio_pci_disable_vectors\(.*/;/')" \
 	interrupts "interrupts when armed again"
 breakage "INTx that can't be disabled does no harm" $vfio \
-	"$(within vfio_pci_needs_msi 's/return .*/return false;/')" \
+	"$(within vfio_pci_can_mask_irqs 's/return .*/return true ||/')" \
 	no_intx_mask "lines with"
 breakage "a contained port stays so" drivers/pci/pcie/dpc.c \
 	's/irq_wake_thread.*/;/' \

@@ -467,6 +467,24 @@ struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf)
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_get_incoming);
 
+/**
+ * pci_liveupdate_any_incoming - Check whether some device or bridge is still incoming
+ *
+ * For the .can_finish of a file that can't be read: only then can a device be using memory of
+ * the file's session.
+ *
+ * Context: called from .can_finish of a file handler. May sleep.
+ * Return: true if there is a device that nobody has finished or given up, or a bridge above one
+ * that isn't there.
+ */
+bool pci_liveupdate_any_incoming(void)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	return xa_marked(&pci_incoming.index, PCI_RECORD_INCOMING);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_any_incoming);
+
 /* What the PCI core asks about outgoing and incoming devices */
 
 /**

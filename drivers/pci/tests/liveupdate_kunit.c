@@ -107,6 +107,7 @@ static int fake_write(struct pci_bus *bus, unsigned int devfn, int where,
 			fn->nr_changes++;
 		fn->config[i] = (fn->config[i] & ~fn->writable[i]) |
 				(val & fn->writable[i]);
+		fn->config[i] &= ~(val & fn->clears[i]);
 		val >>= 8;
 	}
 	return PCIBIOS_SUCCESSFUL;
@@ -2481,26 +2482,36 @@ static void adopt_other_settings(struct kunit *test)
 /* Saved configuration state */
 
 #ifdef CONFIG_PCIE_DPC
-#define CONTAINED_PORT	PCI_DEVID(0, PCI_DEVFN(0, 0))
 #define AER_POS		PCI_CFG_SPACE_SIZE
 #define DPC_POS		0x160
 
-/* Its card was pulled, which ends the link. */
-static struct fake_function *fake_contained_port(struct kunit *test, struct fake_host *host)
+/* Its link is down. */
+static struct fake_function *fake_dpc_port(struct kunit *test, struct fake_host *host, u16 bdf,
+					   u8 secondary, u16 dpc_status)
 {
-	struct fake_function *fn = fake_bridge(test, host, CONTAINED_PORT, 1, 1);
+	struct fake_function *fn = fake_bridge(test, host, bdf, secondary, secondary);
 
 	fake_express(fn, PCI_EXP_TYPE_ROOT_PORT, 0);
 	fake_set(fn, 0x40 + PCI_EXP_LNKCAP, 4, PCI_EXP_LNKCAP_DLLLARC, 0);
 	fake_set(fn, AER_POS, 4, PCI_EXT_CAP_ID_ERR | 1 << 16 | DPC_POS << 20, 0);
-	fake_set(fn, AER_POS + PCI_ERR_UNCOR_STATUS, 4, PCI_ERR_UNC_SURPDN, 0);
+	memset(&fn->clears[AER_POS + PCI_ERR_UNCOR_STATUS], 0xff, 4);
 	fake_set(fn, DPC_POS, 4, PCI_EXT_CAP_ID_DPC | 1 << 16, 0);
-	fake_set(fn, DPC_POS + PCI_EXP_DPC_STATUS, 2, PCI_EXP_DPC_STATUS_TRIGGER, 0xffff);
+	fake_set(fn, DPC_POS + PCI_EXP_DPC_STATUS, 2, dpc_status, 0);
+	memset(&fn->clears[DPC_POS + PCI_EXP_DPC_STATUS], 0xff, 2);
 	return fn;
 }
 
 static void fake_service_release(struct device *dev)
 {
+}
+
+/* With what devres holds of it, the interrupt for example */
+static void fake_service_put(void *data)
+{
+	struct pcie_device *service = data;
+
+	put_device(&service->device);
+	irq_free_desc(service->irq);
 }
 
 static struct pcie_device *fake_service(struct kunit *test, struct pci_dev *port)
@@ -2514,42 +2525,48 @@ static struct pcie_device *fake_service(struct kunit *test, struct pci_dev *port
 	irq_set_chip_and_handler(service->irq, &dummy_irq_chip, handle_simple_irq);
 	device_initialize(&service->device);
 	service->device.release = fake_service_release;
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, fake_service_put, service));
 	KUNIT_ASSERT_EQ(test, 0, dev_set_name(&service->device, "fake service"));
 	return service;
 }
 
-static u16 dpc_status(struct fake_function *fn)
-{
-	u16 status;
-
-	memcpy(&status, &fn->config[DPC_POS + PCI_EXP_DPC_STATUS], sizeof(status));
-	return status;
-}
-
-/* Nobody has seen the interrupt, which doesn't come again. */
-static void release_contained_port(struct kunit *test)
+static void start_dpc(struct kunit *test, struct pci_dev *port)
 {
 	struct device_driver *driver = driver_find("dpc", &pcie_port_bus_type);
-	struct fake_host *host = fake_host(test, FAKE_DOMAIN, 0);
-	struct fake_function *fn = fake_contained_port(test, host);
-	struct pcie_device *service;
-	struct pci_dev *port;
+	struct pcie_device *service = fake_service(test, port);
 
 	KUNIT_ASSERT_NOT_NULL(test, driver);
+	KUNIT_ASSERT_EQ(test, 0, to_service_driver(driver)->probe(service));
+	/* Also waits for the handler's thread */
+	synchronize_irq(service->irq);
+}
+
+/* A card was pulled, and nobody has seen the interrupt of its port, which doesn't come again. */
+static void release_contained_port(struct kunit *test)
+{
+	struct fake_host *host = fake_host(test, FAKE_DOMAIN, 0);
+	struct fake_function *contained, *other;
+	u16 ports[] = { PCI_DEVID(0, PCI_DEVFN(1, 0)), PCI_DEVID(0, PCI_DEVFN(2, 0)) };
+
+	contained = fake_dpc_port(test, host, ports[0], 1,
+				  PCI_EXP_DPC_STATUS_TRIGGER | PCI_EXP_DPC_STATUS_INTERRUPT);
+	other = fake_dpc_port(test, host, ports[1], 2, PCI_EXP_DPC_STATUS_INTERRUPT);
 	fake_scan(test, host);
-	port = fake_dev(test, host, CONTAINED_PORT);
-	port->is_hotplug_bridge = true;
+	for (int i = 0; i < ARRAY_SIZE(ports); i++) {
+		struct pci_dev *port = fake_dev(test, host, ports[i]);
 
-	service = fake_service(test, port);
-	KUNIT_EXPECT_EQ(test, 0, to_service_driver(driver)->probe(service));
-	/* The handler's thread writes 1 to clear it; the bit that enabling clears is another one */
-	for (int i = 0; i < 500 && dpc_status(fn) != PCI_EXP_DPC_STATUS_TRIGGER; i++)
-		msleep(20);
-	KUNIT_EXPECT_EQ(test, PCI_EXP_DPC_STATUS_TRIGGER, dpc_status(fn));
+		port->is_hotplug_bridge = true;
+		fake_set(fake_function(host, ports[i]), AER_POS + PCI_ERR_UNCOR_STATUS, 4,
+			 PCI_ERR_UNC_SURPDN, 0);
+		start_dpc(test, port);
+	}
 
-	/* With what devres holds of it */
-	put_device(&service->device);
-	irq_free_desc(service->irq);
+	KUNIT_EXPECT_EQ(test, 0, contained->config[DPC_POS + PCI_EXP_DPC_STATUS]);
+	KUNIT_EXPECT_EQ(test, 0, contained->config[AER_POS + PCI_ERR_UNCOR_STATUS]);
+	/* Errors of the other one are AER's business */
+	KUNIT_EXPECT_EQ(test, 0, other->config[DPC_POS + PCI_EXP_DPC_STATUS]);
+	KUNIT_EXPECT_EQ(test, PCI_ERR_UNC_SURPDN & 0xff,
+			other->config[AER_POS + PCI_ERR_UNCOR_STATUS]);
 }
 #endif
 

@@ -68,6 +68,9 @@
  * kernels or in neither: otherwise retrieve fails.
  */
 
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/bitfield.h>
 #include <linux/bitmap.h>
 #include <linux/bits.h>
 #include <linux/file.h>
@@ -159,21 +162,24 @@ static bool vfio_pci_has_pri(struct pci_dev *pdev)
 }
 #endif
 
-static bool vfio_pci_has_msi_mask(struct pci_dev *pdev)
+static u16 vfio_pci_msi_flags(struct pci_dev *pdev)
 {
-	u16 flags;
+	u16 flags = 0;
 
-	if (!pdev->msi_cap)
-		return false;
-
-	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
-	return flags & PCI_MSI_FLAGS_MASKBIT;
+	if (pdev->msi_cap)
+		pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
+	return flags;
 }
 
-/* It asserts INTx when it likes, unless MSI or MSI-X is on: nobody handles that after the kexec. */
-static bool vfio_pci_needs_msi(struct vfio_pci_core_device *vdev)
+/* While MSI or MSI-X is on, a device doesn't assert INTx (PCIe r7.0, sec 6.1.4). */
+static bool vfio_pci_never_masks_irqs(struct vfio_pci_core_device *vdev)
 {
-	return vdev->pdev->pin && !vdev->pci_2_3 && !vdev->nointx;
+	struct pci_dev *pdev = vdev->pdev;
+
+	if (!pdev->pin || vdev->nointx || vdev->pci_2_3 || pdev->msix_cap)
+		return false;
+
+	return !(vfio_pci_msi_flags(pdev) & PCI_MSI_FLAGS_MASKBIT);
 }
 
 /* Return why the device can't be preserved, now or ever; NULL if it can be. */
@@ -190,7 +196,7 @@ static const char *vfio_pci_cannot_preserve(struct vfio_pci_core_device *vdev)
 		return "its last live update isn't over; attach it, and finish its session";
 	if (vfio_pci_has_pri(vdev->pdev))
 		return "page requests are enabled; attach it to an HWPT without faults";
-	if (vfio_pci_needs_msi(vdev) && !vdev->pdev->msix_cap && !vfio_pci_has_msi_mask(vdev->pdev))
+	if (vfio_pci_never_masks_irqs(vdev))
 		return "it can't disable INTx, and has no other interrupt that can be masked";
 
 	return NULL;
@@ -278,12 +284,28 @@ static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
 	return false;
 }
 
-static bool vfio_pci_cannot_mask_irqs(struct vfio_pci_core_device *vdev)
+/* Some devices can't use MSI while INTx is disabled. */
+static bool vfio_pci_can_mask_intx(struct vfio_pci_core_device *vdev)
 {
-	if (!vfio_pci_needs_msi(vdev) || vdev->irq_type == VFIO_PCI_MSIX_IRQ_INDEX)
-		return false;
+	bool bug = vdev->pdev->dev_flags & PCI_DEV_FLAGS_MSI_INTX_DISABLE_BUG;
 
-	return vdev->irq_type != VFIO_PCI_MSI_IRQ_INDEX || !vfio_pci_has_msi_mask(vdev->pdev);
+	return vdev->pci_2_3 && (!bug || vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX);
+}
+
+/* Its user may have cleared MSI Enable. */
+static bool vfio_pci_can_mask_msi(struct vfio_pci_core_device *vdev)
+{
+	u16 flags = vfio_pci_msi_flags(vdev->pdev);
+
+	return vdev->irq_type == VFIO_PCI_MSI_IRQ_INDEX && flags & PCI_MSI_FLAGS_ENABLE &&
+	       flags & PCI_MSI_FLAGS_MASKBIT;
+}
+
+/* Nobody handles the INTx of a preserved device in the next kernel. */
+static bool vfio_pci_can_mask_irqs(struct vfio_pci_core_device *vdev)
+{
+	return !vdev->pdev->pin || vdev->nointx || vfio_pci_can_mask_intx(vdev) ||
+	       vdev->irq_type == VFIO_PCI_MSIX_IRQ_INDEX || vfio_pci_can_mask_msi(vdev);
 }
 
 /* Return why the device can't be frozen; NULL if it can be. */
@@ -292,8 +314,8 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 	lockdep_assert_held(&vdev->igate);
 	lockdep_assert_held(&vdev->memory_lock);
 
-	if (vfio_pci_cannot_mask_irqs(vdev))
-		return "it can't disable INTx; enable its MSI-X with VFIO_DEVICE_SET_IRQS";
+	if (!vfio_pci_can_mask_irqs(vdev))
+		return "it can't disable INTx; enable its MSI-X, or MSI that can be masked";
 	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
 		return "it is in low power; leave it first";
 	/* Importers of a dma-buf access the device without asking vfio-pci */
@@ -306,18 +328,14 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 }
 
 /*
- * The interrupt core does it, as it also writes the mask bits: an interrupt that it knows to be
- * masked stays so when its affinity is changed.
+ * Tell the interrupt core, too: it then keeps what is masked so when it changes the affinity of
+ * an interrupt, for which it writes the mask bits.
  */
-static void vfio_pci_mask_msi_vectors(struct pci_dev *pdev, bool mask)
+static void vfio_pci_disable_vectors(struct pci_dev *pdev)
 {
 	int vector, irq;
 
 	for (vector = 0; (irq = pci_irq_vector(pdev, vector)) >= 0; vector++) {
-		if (!mask) {
-			enable_irq(irq);
-			continue;
-		}
 		/* At once, not when the next one comes */
 		irq_set_status_flags(irq, IRQ_DISABLE_UNLAZY);
 		disable_irq(irq);
@@ -325,22 +343,55 @@ static void vfio_pci_mask_msi_vectors(struct pci_dev *pdev, bool mask)
 	}
 }
 
+static void vfio_pci_enable_vectors(struct pci_dev *pdev)
+{
+	int vector, irq;
+
+	for (vector = 0; (irq = pci_irq_vector(pdev, vector)) >= 0; vector++)
+		enable_irq(irq);
+}
+
+static int vfio_pci_msi_mask_pos(struct pci_dev *pdev, u16 flags)
+{
+	return pdev->msi_cap + (flags & PCI_MSI_FLAGS_64BIT ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
+}
+
 /* Without mask bits MSI has to be off: a message would reach another kernel. */
-static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev, bool mask)
+static void vfio_pci_mask_msi(struct vfio_pci_core_device *vdev)
 {
 	struct pci_dev *pdev = vdev->pdev;
-	u16 flags;
+	u16 flags = vfio_pci_msi_flags(pdev);
+	int pos = vfio_pci_msi_mask_pos(pdev, flags);
+	unsigned int nr_vectors;
 
-	if (vfio_pci_has_msi_mask(pdev)) {
-		vfio_pci_mask_msi_vectors(pdev, mask);
+	vdev->liveupdate.msi_flags = flags;
+	if (!(flags & PCI_MSI_FLAGS_MASKBIT)) {
+		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS,
+				      flags & ~PCI_MSI_FLAGS_ENABLE);
 		return;
 	}
 
-	pci_read_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, &flags);
-	flags &= ~PCI_MSI_FLAGS_ENABLE;
-	if (!mask)
-		flags |= PCI_MSI_FLAGS_ENABLE;
-	pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, flags);
+	/* The user may have written to these bits; more than 32 are reserved */
+	nr_vectors = 1 << min(FIELD_GET(PCI_MSI_FLAGS_QMASK, flags), 5);
+	pci_read_config_dword(pdev, pos, &vdev->liveupdate.msi_mask);
+	vfio_pci_disable_vectors(pdev);
+	pci_write_config_dword(pdev, pos,
+			       vdev->liveupdate.msi_mask | GENMASK(nr_vectors - 1, 0));
+}
+
+static void vfio_pci_unmask_msi(struct vfio_pci_core_device *vdev)
+{
+	struct pci_dev *pdev = vdev->pdev;
+	u16 flags = vdev->liveupdate.msi_flags;
+
+	if (!(flags & PCI_MSI_FLAGS_MASKBIT)) {
+		pci_write_config_word(pdev, pdev->msi_cap + PCI_MSI_FLAGS, flags);
+		return;
+	}
+
+	vfio_pci_enable_vectors(pdev);
+	pci_write_config_dword(pdev, vfio_pci_msi_mask_pos(pdev, flags),
+			       vdev->liveupdate.msi_mask);
 }
 
 static void vfio_pci_mask_msix(struct vfio_pci_core_device *vdev, bool mask)
@@ -353,14 +404,6 @@ static void vfio_pci_mask_msix(struct vfio_pci_core_device *vdev, bool mask)
 	if (mask)
 		flags |= PCI_MSIX_FLAGS_MASKALL;
 	pci_write_config_word(pdev, pdev->msix_cap + PCI_MSIX_FLAGS, flags);
-}
-
-/* Some devices can't use MSI while INTx is disabled. */
-static bool vfio_pci_can_mask_intx(struct vfio_pci_core_device *vdev)
-{
-	bool bug = vdev->pdev->dev_flags & PCI_DEV_FLAGS_MSI_INTX_DISABLE_BUG;
-
-	return vdev->pci_2_3 && (!bug || vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX);
 }
 
 /*
@@ -410,7 +453,7 @@ static void vfio_pci_mask_irqs(struct vfio_pci_core_device *vdev)
 		vfio_pci_mask_msix(vdev, true);
 		break;
 	case VFIO_PCI_MSI_IRQ_INDEX:
-		vfio_pci_mask_msi(vdev, true);
+		vfio_pci_mask_msi(vdev);
 		break;
 	}
 }
@@ -424,7 +467,7 @@ static void vfio_pci_unmask_irqs(struct vfio_pci_core_device *vdev)
 		vfio_pci_mask_msix(vdev, false);
 		break;
 	case VFIO_PCI_MSI_IRQ_INDEX:
-		vfio_pci_mask_msi(vdev, false);
+		vfio_pci_unmask_msi(vdev);
 		break;
 	}
 	vfio_pci_unmask_intx(vdev);
@@ -741,13 +784,27 @@ static void vfio_pci_pause_unattached(struct vfio_pci_core_device *vdev)
 		pci_warn(pdev, "liveupdate: requests are still pending; reset it\n");
 }
 
-static void vfio_pci_give_up(const struct vfio_pci_ser *ser)
+/* Return false if it can't be told which device that is: one that goes on, perhaps. */
+static bool vfio_pci_give_up(struct liveupdate_file_op_args *args)
 {
-	struct pci_dev *pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
+	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
+	struct pci_dev *pdev;
 
-	if (pdev)
-		pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
+	if (!ser)
+		return false;
+
+	/* The device is that of another file */
+	if (args->retrieve_status == -EBUSY)
+		return true;
+
+	pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
+	if (!pdev)
+		/* Another error has given it up */
+		return args->retrieve_status && args->retrieve_status != -ENODEV;
+
+	pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
 	pci_dev_put(pdev);
+	return true;
 }
 
 /*
@@ -758,15 +815,15 @@ static void vfio_pci_give_up(const struct vfio_pci_ser *ser)
  */
 static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 {
-	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
 	struct vfio_pci_core_device *vdev;
 
 	if (args->retrieve_status > 0) {
 		vdev = vfio_pci_from_file(args->file);
 		scoped_guard(mutex, &vdev->vdev.dev_set->lock)
 			vfio_pci_pause_unattached(vdev);
-	} else if (ser && args->retrieve_status != -EBUSY) {
-		vfio_pci_give_up(ser);
+	} else if (!vfio_pci_give_up(args) && pci_liveupdate_any_incoming()) {
+		pr_warn("it isn't known which device a preserved file is of: all memory of its session is held until the last session is finished\n");
+		args->hold = true;
 	}
 
 	return true;

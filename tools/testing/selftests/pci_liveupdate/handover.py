@@ -109,6 +109,11 @@ class Handover(Memory):
                               lambda address: self.get("H", address + 4) in (0x300, 0x100, 0x20))
 
     @property
+    def second_file(self):
+        """Of the second device below a switch."""
+        return self.find_data("vfio-pci-v1", lambda address: self.get("H", address + 4) == 0x400)
+
+    @property
     def device(self):
         return self.get("Q", self.file)
 

@@ -1168,10 +1168,19 @@ static void rebind_without_mask(struct device *dev)
 	bind_driver(dev);
 }
 
-/* To vfio-pci, none can disable INTx. The second one, which isn't preserved, has nothing else. */
+static void kexec_must_fail(const char *when)
+{
+	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", when);
+}
+
+/*
+ * To vfio-pci, none can disable INTx. The second one, which isn't preserved, has nothing else, and
+ * the last one can't mask its MSI.
+ */
 static void no_intx_mask_1(void)
 {
 	struct device *dev = &devices[0];
+	int other;
 
 	write_text("/sys/module/vfio_pci/parameters/nointxmask", "1");
 	for_each_device(each)
@@ -1179,14 +1188,22 @@ static void no_intx_mask_1(void)
 	open_all();
 	must_not_preserve(devices[1].vfio->fd, EINVAL, "INTx-only");
 	preserve_all();
-	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "without MSI-X");
-	vfio_pci_msix_enable(dev->vfio, dev->vfio->driver.msi, 1);
+	kexec_must_fail("without MSI");
+	watch(dev, VFIO_PCI_INTX_IRQ_INDEX);
+	kexec_must_fail("with INTx");
+	set_intx(dev, VFIO_IRQ_SET_ACTION_TRIGGER, 0);
+	watch(dev, VFIO_PCI_MSI_IRQ_INDEX);
+	other = create_session("other");
+	preserve(other, &devices[2]);
+	watch(&devices[2], VFIO_PCI_MSI_IRQ_INDEX);
+	kexec_must_fail("with MSI that can't be masked");
+	close(other);
 	start_kernel();
 }
 
 static void no_intx_mask_2(void)
 {
-	nr_devices--;
+	nr_devices = options.preserve;
 	retrieve_without(0, 0);
 }
 

@@ -70,6 +70,7 @@ static struct {
 	bool apart;
 	bool early;
 	bool unhandled;
+	bool unread;
 	bool images;
 	bool refused;
 	bool forced;
@@ -895,19 +896,23 @@ static void bind_all(void)
 	}
 }
 
+/* Nobody uses it. */
+static void retrieve_memory(struct nic *nic)
+{
+	nic->memfd = check_luo(luo_session_retrieve_fd(*session_of(nic), memory_token(nic)),
+			       "retrieve memory", nic->bdf);
+	close(nic->memfd);
+}
+
 /* An agent opens LUO in the initrd. The memory is there, the device has to wait for its driver. */
 static void retrieve_early(void)
 {
 	retrieve_sessions();
 	for_each_nic(nic) {
-		int session = *session_of(nic);
-
-		nic->memfd = check_luo(luo_session_retrieve_fd(session, memory_token(nic)),
-				       "retrieve memory", nic->bdf);
-		close(nic->memfd);
+		retrieve_memory(nic);
 		for (int i = 0; i < 2; i++)
-			expect(-luo_session_retrieve_fd(session, device_token(nic)), EAGAIN,
-			       "retrieve device", nic->bdf);
+			expect(-luo_session_retrieve_fd(*session_of(nic), device_token(nic)),
+			       EAGAIN, "retrieve device", nic->bdf);
 	}
 	if (!options.unhandled)
 		load_modules();
@@ -1197,7 +1202,7 @@ static void receive_all(void)
 
 static void stage2(void)
 {
-	bool nothing = !options.sessions || options.unhandled || options.forced ||
+	bool nothing = !options.sessions || options.unhandled || options.unread || options.forced ||
 		       options.abort == options.stage - 1 ||
 		       (options.unfinished && options.stage > 2);
 
@@ -1210,6 +1215,12 @@ static void stage2(void)
 		finish_unhandled();
 		load_modules();
 		bind_all();
+	}
+	if (options.unread) {
+		retrieve_sessions();
+		for_each_nic(nic)
+			retrieve_memory(nic);
+		finish_unhandled();
 	}
 	for_each_nic(nic)
 		report_path(nic->bdf);
@@ -1263,6 +1274,7 @@ static void usage(void)
 		"  --crash         in stage 2 another VMM has retrieved all files, and crashed\n"
 		"  --disturb       unplug and replug devices that aren't preserved, and their ports\n"
 		"  --early         in stage 2 begin before vfio-pci is loaded, and load it\n"
+		"  --unread        finish the session of a file that can't be read, then the others\n"
 		"  --unhandled     in stage 2 finish before vfio-pci is loaded, and use the devices\n"
 		"  --images        try to kexec into kernels that can't take the devices over\n"
 		"  --refused       the next kernel is one, and that is all\n"
@@ -1300,6 +1312,7 @@ static void parse_options(int argc, char *argv[])
 		{ "disturb", no_argument, NULL, 'd' },
 		{ "early", no_argument, NULL, 'j' },
 		{ "unhandled", no_argument, NULL, 'q' },
+		{ "unread", no_argument, NULL, 'U' },
 		{ "images", no_argument, NULL, 'v' },
 		{ "refused", no_argument, NULL, 'z' },
 		{ "forced", no_argument, NULL, '!' },
@@ -1377,6 +1390,9 @@ static void parse_options(int argc, char *argv[])
 			break;
 		case 'q':
 			options.unhandled = true;
+			break;
+		case 'U':
+			options.unread = true;
 			break;
 		case 'v':
 			options.images = true;
