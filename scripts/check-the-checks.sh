@@ -271,6 +271,15 @@ breakage "MSI is masked when the next one comes" $vfio \
 breakage "INTx that can't be disabled does no harm" $vfio \
 	"$(within vfio_pci_can_mask_irqs 's/return .*/return true ||/')" \
 	no_intx_mask "lines with"
+breakage "what is no isolated device any more is preserved" $outgoing \
+	"$(within pci_has_lost_isolation 's/!pci_acs_path_enabled/false \&\& &/')" \
+	refused "without-ACS|lines with"
+breakage "preserve doesn't wait" $outgoing \
+	's/(PCI_RESCAN_TRIES\s)100/\11/' \
+	kunit "not ok .* preserve_after_rescan"
+breakage "memory of an unknown device is freed" $vfio \
+	"$(within vfio_pci_can_finish 's/args->hold = true/args->hold = false/')" \
+	unread_address "bytes had changed"
 breakage "a contained port stays so" drivers/pci/pcie/dpc.c \
 	's/irq_wake_thread.*/;/' \
 	kunit "not ok .* release_contained_port"

@@ -307,7 +307,8 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * * -EBUSY: @dev is outgoing already, or the table has been handed over
  * * -EINVAL: @dev can't be preserved; a warning says why
  * * -ENODEV: @dev has been removed
- * * -EAGAIN: a rescan, a hot-plug or a removal holds pci_rescan_remove_lock; try again
+ * * -EAGAIN: for a second, a rescan, a hot-plug or a removal has held pci_rescan_remove_lock
+ * * -EINTR: the caller got a signal while it waited for that lock
  * * -ENOENT: there is no outgoing table, as the caller isn't .preserve
  * * -ENOMEM, -ENOSPC: the table can't grow; nothing has changed
  * * the error of pm_runtime_resume_and_get(): @dev can't be brought to D0

@@ -350,6 +350,37 @@ static bool pci_is_switchtec_ntb(struct pci_dev *dev)
 		dev->vendor == PCI_VENDOR_ID_EFAR);
 }
 
+/* As REQ_ACS_FLAGS of the IOMMU core */
+#define PCI_ACS_ISOLATION	(PCI_ACS_SV | PCI_ACS_RR | PCI_ACS_CR | PCI_ACS_UF)
+
+static bool pci_would_join(struct pci_dev *dev, struct pci_dev *other)
+{
+	return dev->dev.iommu_group != other->dev.iommu_group;
+}
+
+/*
+ * The IOMMU core looks at ACS when it finds a device. Return true if it would put @dev into
+ * another group than it did then, as pci_device_group() of the next kernel is going to.
+ */
+static bool pci_has_lost_isolation(struct pci_dev *dev)
+{
+	struct pci_dev *bridge = pci_upstream_bridge(dev), *pos;
+
+	if (bridge && pci_would_join(dev, bridge) &&
+	    !pci_acs_path_enabled(bridge, NULL, PCI_ACS_ISOLATION))
+		return true;
+	if (!dev->multifunction || pci_acs_enabled(dev, PCI_ACS_ISOLATION))
+		return false;
+
+	list_for_each_entry(pos, &dev->bus->devices, bus_list) {
+		if (PCI_SLOT(pos->devfn) == PCI_SLOT(dev->devfn) && pci_would_join(dev, pos) &&
+		    !pci_acs_enabled(pos, PCI_ACS_ISOLATION))
+			return true;
+	}
+
+	return false;
+}
+
 /* Return why @dev can't be preserved; NULL if it can be. */
 static const char *pci_cannot_preserve(struct pci_dev *dev)
 {
@@ -370,6 +401,8 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 		return "a Switchtec non-transparent bridge can't be preserved yet";
 	if (dev->driver && strlen(dev->driver->name) >= PCI_DEV_SER_DRIVER_LEN)
 		return "the name of its driver is too long";
+	if (dev->dev.iommu && pci_has_lost_isolation(dev))
+		return "ACS was turned off since its IOMMU group was made; turn it on again";
 
 	for (pos = dev; pos; pos = pci_upstream_bridge(pos)) {
 		if (pos->hdr_type == PCI_HEADER_TYPE_CARDBUS)
@@ -390,27 +423,31 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 	return NULL;
 }
 
-/**
- * pci_outgoing_preserve - Put a device and the bridges above it into the table
- * @dev: the device, which the caller has resumed
- *
- * Context: called by pci_liveupdate_preserve(), which holds a reference on the outgoing
- * table. May sleep.
- * Return: as pci_liveupdate_preserve().
+/* How long to wait for whoever adds or removes devices */
+#define PCI_RESCAN_TRIES	100
+#define PCI_RESCAN_WAIT_MS	10
+
+/*
+ * Enumeration tests pci_liveupdate_is_preserved() of a bridge and then writes to the bridge, both
+ * under pci_rescan_remove_lock. Only try that lock: a removal, or sriov_numvfs, holds it while it
+ * waits for the users of a device, and the caller may be one of these users.
  */
-int pci_outgoing_preserve(struct pci_dev *dev)
+static int pci_trylock_rescan_remove(struct pci_dev *dev)
+{
+	for (int i = 0; i < PCI_RESCAN_TRIES; i++) {
+		if (mutex_trylock(&pci_rescan_remove_lock))
+			return 0;
+		if (msleep_interruptible(PCI_RESCAN_WAIT_MS))
+			return -EINTR;
+	}
+
+	pci_warn(dev, "not preserved: some PCI device is being added or removed, perhaps until its user closes it; try again\n");
+	return -EAGAIN;
+}
+
+static int pci_outgoing_try_preserve(struct pci_dev *dev)
 {
 	const char *why;
-
-	/*
-	 * Enumeration tests pci_liveupdate_is_preserved() of a bridge and then writes
-	 * to the bridge, both under pci_rescan_remove_lock. Only try that lock: a
-	 * removal holds it while it waits for the users of a device, and the caller
-	 * may be one of these users.
-	 */
-	ACQUIRE(mutex_try, rescan)(&pci_rescan_remove_lock);
-	if (ACQUIRE_ERR(mutex_try, &rescan))
-		return -EAGAIN;
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
@@ -430,6 +467,27 @@ int pci_outgoing_preserve(struct pci_dev *dev)
 	}
 
 	return pci_outgoing_get_path(dev);
+}
+
+/**
+ * pci_outgoing_preserve - Put a device and the bridges above it into the table
+ * @dev: the device, which the caller has resumed
+ *
+ * Context: called by pci_liveupdate_preserve(), which holds a reference on the outgoing
+ * table. May sleep.
+ * Return: as pci_liveupdate_preserve().
+ */
+int pci_outgoing_preserve(struct pci_dev *dev)
+{
+	int err;
+
+	err = pci_trylock_rescan_remove(dev);
+	if (err)
+		return err;
+
+	err = pci_outgoing_try_preserve(dev);
+	pci_unlock_rescan_remove();
+	return err;
 }
 
 /* Devices that are unbound, removed or left over */

@@ -1000,6 +1000,31 @@ static void preserve_when_it_cannot(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, nr_references(test, host, BRIDGE_TOP));
 }
 
+static DECLARE_COMPLETION(rescan_begun);
+
+static void rescan_for_a_while(struct work_struct *work)
+{
+	pci_lock_rescan_remove();
+	complete(&rescan_begun);
+	msleep(100);
+	pci_unlock_rescan_remove();
+}
+
+static void preserve_after_rescan(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct work_struct work;
+
+	INIT_WORK_ONSTACK(&work, rescan_for_a_while);
+	file_preserve(test);
+	schedule_work(&work);
+	wait_for_completion(&rescan_begun);
+	preserve(test, host, LEFT_0);
+	flush_work(&work);
+	destroy_work_on_stack(&work);
+	KUNIT_EXPECT_EQ(test, 1, nr_references(test, host, LEFT_0));
+}
+
 static void preserve_what_it_cannot(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
@@ -3848,6 +3873,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(grow_and_shrink),
 	KUNIT_CASE(preserve_fails_on_path),
 	KUNIT_CASE(preserve_when_it_cannot),
+	KUNIT_CASE(preserve_after_rescan),
 	KUNIT_CASE(preserve_what_it_cannot),
 	KUNIT_CASE(preserve_overlapping_buses),
 	KUNIT_CASE(preserve_overlapping_roots),

@@ -825,6 +825,10 @@ VFIO = [
     vfio("refused", [*igbs(1), "VGA,bus=pcie.0,addr=2.0,romfile=",
                      "VGA,bus=pcie.0,addr=3.0,romfile="], updates=0, on=DEMO,
          lines={(1, "not preserved: a VGA device"): 1,
+                (1, "0000:01:00.0: liveupdate: not preserved: ACS was turned off"): 1,
+                # That of a group, and one that isn't bound
+                (1, r"luo: no handler can preserve '\[vfio-device\]', a file of anon_inodefs"): 1,
+                (1, r"luo: no handler can preserve 'vfio\d', a file of"): 1,
                 (1, "not preserved: virtual functions can't be"): 1,
                 (1, "not preserved: virtual functions are enabled"): 1,
                 (1, "live update refused: it is in low power"): 1},

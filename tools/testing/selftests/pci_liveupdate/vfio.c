@@ -1434,6 +1434,46 @@ static void refuse_virtual_function(struct device *dev)
 	close_device(dev);
 }
 
+#define EXT_CAP_ID(header)	((header) & 0xffff)
+#define EXT_CAP_NEXT(header)	((header) >> 20)
+
+/* Returns what ACS Control of the port above was. */
+static __u16 set_acs(struct device *dev, __u16 control)
+{
+	__u32 header = 0x100 << 20;
+	char path[PATH_MAX];
+	__u16 old, pos;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/../config", dev->bdf);
+	fd = check(open(path, O_RDWR), "open", path);
+	do {
+		pos = EXT_CAP_NEXT(header);
+		check(pread(fd, &header, sizeof(header), pos), "read", path);
+	} while (EXT_CAP_ID(header) != PCI_EXT_CAP_ID_ACS && EXT_CAP_NEXT(header));
+	check(pread(fd, &old, sizeof(old), pos + PCI_ACS_CTRL), "read", path);
+	check(pwrite(fd, &control, sizeof(control), pos + PCI_ACS_CTRL), "write", path);
+	close(fd);
+	return old;
+}
+
+/* As a script does for transfers between devices. The next kernel would make one group of them. */
+static void refuse_lost_acs(struct device *dev)
+{
+	int session = create_session("acs");
+	__u16 control;
+
+	open_device(dev);
+	disable_interrupt(dev);
+	control = set_acs(dev, 0);
+	must_not_preserve(dev->vfio->fd, EINVAL, "without-ACS");
+	set_acs(dev, control);
+	preserve_memory(session);
+	preserve(session, dev);
+	close(session);
+	close_device(dev);
+}
+
 /* QEMU has no device with any. */
 static void refuse_pasid(struct device *dev)
 {
@@ -1466,6 +1506,7 @@ static void refused_1(void)
 	refuse_unbound(nic);
 	create_iommu();
 	refuse_low_power(nic);
+	refuse_lost_acs(nic);
 	refuse_virtual_function(nic);
 	refuse_pasid(nic);
 	refuse_vga(&devices[1]);
