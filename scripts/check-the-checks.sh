@@ -280,6 +280,12 @@ breakage "preserve doesn't wait" $outgoing \
 breakage "memory of an unknown device is freed" $vfio \
 	"$(within vfio_pci_can_finish 's/args->hold = true/args->hold = false/')" \
 	unread_address "bytes had changed"
+breakage "a device sleeps at the kexec" $vfio \
+	"$(within vfio_pci_wake 's/return vfio_pci_set_power_state.*/return 0;/')" \
+	asleep "power states"
+breakage "what was exported stays revoked" $vfio \
+	"$(within vfio_pci_unfreeze 's/vfio_pci_dma_buf_move\(.*/;/')" \
+	asleep "import"
 breakage "a contained port stays so" drivers/pci/pcie/dpc.c \
 	's/irq_wake_thread.*/;/' \
 	kunit "not ok .* release_contained_port"

@@ -21,14 +21,13 @@
  *   have been preserved before, and nothing can be mapped or unmapped from here on.
  *
  * freeze
- *   Part of the kexec. Freeze, and with it the kexec, fails if the device isn't in
- *   D0, as that can't be carried over; or if memory that the device can reach isn't
- *   preserved any more. Freeze also fails if some PCI device is being removed, as the
- *   removal may wait until a file is closed. From here on the device's interrupts are
- *   masked, and the file gives no access (-EBUSY, or SIGBUS on a mapping), so that
- *   nothing changes behind the next kernel's back. The device can still be
- *   detached: that touches the IOMMU, not the device. If the kexec fails for
- *   another reason, unfreeze gives access again, and unmasks interrupts.
+ *   Part of the kexec. Freeze, and with it the kexec, fails if memory that the device
+ *   can reach isn't preserved any more, or if some PCI device is being removed, as the
+ *   removal may wait until a file is closed. From here on the device is awake, its
+ *   interrupts are masked, and neither the file (-EBUSY, or SIGBUS on a mapping) nor
+ *   a dma-buf gives access, so that nothing changes behind the next kernel's back. The
+ *   device can still be detached: that touches the IOMMU, not the device. If the kexec
+ *   fails for another reason, unfreeze puts back what was there.
  *
  * retrieve
  *   In the next kernel the PCI core binds the device to vfio-pci, and the device
@@ -316,11 +315,6 @@ static const char *vfio_pci_cannot_freeze(struct vfio_pci_core_device *vdev)
 
 	if (!vfio_pci_can_mask_irqs(vdev))
 		return "it can't disable INTx; enable its MSI-X, or MSI that can be masked";
-	if (vdev->pm_runtime_engaged || vdev->pdev->current_state != PCI_D0)
-		return "it is in low power; leave it first";
-	/* Importers of a dma-buf access the device without asking vfio-pci */
-	if (!list_empty(&vdev->dmabufs))
-		return "a dma-buf of it is exported; close that first";
 	if (vfio_pci_has_port_ioeventfd(vdev))
 		return "an ioeventfd writes to its I/O ports; remove that first";
 
@@ -477,6 +471,25 @@ static void vfio_pci_unmask_irqs(struct vfio_pci_core_device *vdev)
 }
 
 /*
+ * The next kernel can't do anything with a device that its user has put to sleep. If that has
+ * entered low power it is awake already: runtime suspend is held off since preserve.
+ */
+static int vfio_pci_wake(struct vfio_pci_core_device *vdev)
+{
+	vdev->liveupdate.power_state = vdev->pdev->current_state;
+	if (vdev->liveupdate.power_state == PCI_D0)
+		return 0;
+
+	return vfio_pci_set_power_state(vdev, PCI_D0);
+}
+
+static void vfio_pci_sleep(struct vfio_pci_core_device *vdev)
+{
+	if (vdev->liveupdate.power_state != PCI_D0)
+		vfio_pci_set_power_state(vdev, vdev->liveupdate.power_state);
+}
+
+/*
  * Without an IOMMU, DMA goes on: it goes to memory that stays where it is. So it does if
  * the IOMMU goes on translating it.
  */
@@ -546,12 +559,20 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 		return -EINVAL;
 	}
 
+	ret = vfio_pci_wake(vdev);
+	if (ret) {
+		pci_warn(vdev->pdev, "live update refused: it can't be brought to D0\n");
+		return ret;
+	}
+
 	WRITE_ONCE(vdev->liveupdate.frozen, true);
 	vfio_pci_mask_irqs(vdev);
 	unmap_mapping_range(vdev->vdev.inode->i_mapping,
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_BAR0_REGION_INDEX),
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_ROM_REGION_INDEX),
 			    true);
+	/* Importers access the device without asking vfio-pci */
+	vfio_pci_dma_buf_move(vdev, true);
 	vfio_pci_pause_dma(vdev, ser, kept);
 	memcpy(ser->data + ser->state_size, vdev->vconfig, ser->config_size);
 	return 0;
@@ -568,6 +589,9 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 	WRITE_ONCE(vdev->liveupdate.frozen, false);
 	vfio_pci_resume_dma(vdev, phys_to_virt(args->serialized_data));
 	vfio_pci_unmask_irqs(vdev);
+	vfio_pci_sleep(vdev);
+	if (__vfio_pci_memory_enabled(vdev))
+		vfio_pci_dma_buf_move(vdev, false);
 }
 
 /* Get what the previous kernel wrote; NULL if it isn't there, which LUO doesn't check. */

@@ -663,6 +663,15 @@ def reused(run):
                 for event in events if event.fields["damaged"] != "0")
 
 
+def awake(run):
+    """Freeze has woken the device that slept."""
+    states = [change.new & 3 for change in
+              cfgtrace.changes(run.accesses, ["0000:02:00.0"], kexecs=run.kexecs)
+              if change.kernel == 1 and change.register == "PM Control/Status"]
+    if 3 not in states or states[-1]:
+        yield f"the power states of 0000:02:00.0 before the kexec are {states}"
+
+
 def same_memory(run):
     """At the last kexec no more is preserved than if nothing ever had been."""
     last = run.vm.kernels - 1

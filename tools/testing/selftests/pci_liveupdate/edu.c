@@ -352,9 +352,9 @@ static void vfio_check_dma(void)
 /* vfio-pci refuses to be frozen: those that were frozen before must be unfrozen */
 static void fail_to_kexec(void)
 {
-	check(set_low_power(vfio, true), "low power", options.vfio);
+	prevent_freeze(vfio, true, options.vfio);
 	must_refuse(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", options.vfio);
-	check(set_low_power(vfio, false), "low power", options.vfio);
+	prevent_freeze(vfio, false, options.vfio);
 }
 
 /* Says so here and in the trace, where everything that matters is seen before. */

@@ -209,16 +209,22 @@ void attach_device(int fd, __u32 ioas_id, const char *bdf)
 	check_luo(try_to_attach(fd, ioas_id), "attach", bdf);
 }
 
-/* Until it is left again, freeze refuses the device. Returns what ioctl() does. */
-int set_low_power(int fd, bool on)
+/* Freeze refuses a NIC that has an ioeventfd for its I/O ports. */
+void prevent_freeze(int fd, bool on, const char *bdf)
 {
-	struct vfio_device_feature feature = {
-		.argsz = sizeof(feature),
-		.flags = VFIO_DEVICE_FEATURE_SET | (on ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
-						    VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
+	struct vfio_region_info bar = {
+		.argsz = sizeof(bar),
+		.index = VFIO_PCI_BAR2_REGION_INDEX,
+	};
+	struct vfio_device_ioeventfd ioeventfd = {
+		.argsz = sizeof(ioeventfd),
+		.flags = VFIO_DEVICE_IOEVENTFD_32,
+		.fd = on ? eventfd(0, 0) : -1,
 	};
 
-	return ioctl(fd, VFIO_DEVICE_FEATURE, &feature);
+	check(ioctl(fd, VFIO_DEVICE_GET_REGION_INFO, &bar), "region info", bdf);
+	ioeventfd.offset = bar.offset;
+	check(ioctl(fd, VFIO_DEVICE_IOEVENTFD, &ioeventfd), "ioeventfd", bdf);
 }
 
 /* flags: of struct vfio_irq_set; event: an eventfd, or -1 */

@@ -56,7 +56,7 @@ void bind_device(int fd, int iommufd, const char *bdf);
 __u32 alloc_ioas(int iommufd);
 int try_to_attach(int fd, __u32 ioas_id);
 void attach_device(int fd, __u32 ioas_id, const char *bdf);
-int set_low_power(int fd, bool on);
+void prevent_freeze(int fd, bool on, const char *bdf);
 void set_irqs(int fd, __u32 index, __u32 flags, __u32 count, int event, const char *bdf);
 int watch_irq(int fd, __u32 index, const char *bdf);
 

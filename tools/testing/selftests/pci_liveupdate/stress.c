@@ -13,7 +13,6 @@
  */
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
@@ -228,35 +227,17 @@ static int hotplug(void)
 
 /* ---- a kexec that is refused ---- */
 
-/* To the igb's I/O ports */
-static int set_ioeventfd(int fd, bool on)
-{
-	struct vfio_region_info bar = {
-		.argsz = sizeof(bar),
-		.index = VFIO_PCI_BAR2_REGION_INDEX,
-	};
-	struct vfio_device_ioeventfd ioeventfd = {
-		.argsz = sizeof(ioeventfd),
-		.flags = VFIO_DEVICE_IOEVENTFD_32,
-		.fd = on ? eventfd(0, 0) : -1,
-	};
-
-	check(ioctl(fd, VFIO_DEVICE_GET_REGION_INFO, &bar), "region info", physfn);
-	ioeventfd.offset = bar.offset;
-	return ioctl(fd, VFIO_DEVICE_IOEVENTFD, &ioeventfd);
-}
-
 /* The device that is frozen first, and then not, gives access again. */
-static void refuse_kexec(int fd, int other_fd, int (*set)(int fd, bool on), const char *why)
+static void refuse_kexec(int fd, int other_fd)
 {
 	struct vfio_device_info info = { .argsz = sizeof(info) };
 
-	check(set(fd, true), why, physfn);
+	prevent_freeze(fd, true, physfn);
 	if (!reboot(RB_KEXEC) || errno != EINVAL)
-		die_errno(errno, "kexec in spite of %s", why);
-	check(set(fd, false), why, physfn);
-	check(ioctl(other_fd, VFIO_DEVICE_GET_INFO, &info), why, removed);
-	say("refused why=%s", why);
+		die_errno(errno, "kexec in spite of an ioeventfd");
+	prevent_freeze(fd, false, physfn);
+	check(ioctl(other_fd, VFIO_DEVICE_GET_INFO, &info), "get info", removed);
+	say("refused");
 }
 
 static void refuse_kexecs(void)
@@ -267,8 +248,7 @@ static void refuse_kexecs(void)
 	int session = check_luo(preserve(fd, physfn), "preserve", physfn);
 
 	load_kernel("/kernel", "/initrd.img", "");
-	refuse_kexec(fd, other_fd, set_low_power, "low-power");
-	refuse_kexec(fd, other_fd, set_ioeventfd, "ioeventfd");
+	refuse_kexec(fd, other_fd);
 	close(session);
 	close(other_session);
 	close(fd);

@@ -451,14 +451,19 @@ static void usual_1(void)
 	start_kernel();
 }
 
-/* Fails as the last device is in low power: all must go on, with the interrupts that are on. */
+static void kexec_must_fail(const char *when)
+{
+	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", when);
+}
+
+/* Fails because of the last device: all must go on, with the interrupts that are on. */
 static void fail_to_start_kernel(void)
 {
 	struct device *last = &devices[nr_devices - 1];
 
-	check(set_low_power(last->vfio->fd, true), "low power", last->bdf);
-	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "in low power");
-	check(set_low_power(last->vfio->fd, false), "low power", last->bdf);
+	prevent_freeze(last->vfio->fd, true, last->bdf);
+	kexec_must_fail("with an ioeventfd");
+	prevent_freeze(last->vfio->fd, false, last->bdf);
 	for_each_device(dev) {
 		check_dma(dev, "unfrozen");
 		vfio_pci_config_readl(dev->vfio, PCI_VENDOR_ID);
@@ -1168,11 +1173,6 @@ static void rebind_without_mask(struct device *dev)
 	bind_driver(dev);
 }
 
-static void kexec_must_fail(const char *when)
-{
-	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", when);
-}
-
 /*
  * To vfio-pci, none can disable INTx. The second one, which isn't preserved, has nothing else, and
  * the last one can't mask its MSI.
@@ -1205,6 +1205,111 @@ static void no_intx_mask_2(void)
 {
 	nr_devices = options.preserve;
 	retrieve_without(0, 0);
+}
+
+/* ---- tests: asleep, or exported ---- */
+
+/* The first of these is in low power, the guest has put the second one into D3hot */
+enum { LOW_POWER, D3HOT, EXPORTED };
+
+/* Of PCI_PM_CTRL */
+#define STATE_D0	0
+#define STATE_D3HOT	3
+
+static void enter_low_power(struct device *dev)
+{
+	struct vfio_device_feature feature = {
+		.argsz = sizeof(feature),
+		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+	};
+
+	check(ioctl(dev->vfio->fd, VFIO_DEVICE_FEATURE, &feature), "low power", dev->bdf);
+}
+
+static int pm_control(struct device *dev)
+{
+	__u8 pos = vfio_pci_config_readb(dev->vfio, PCI_CAPABILITY_LIST);
+
+	while (pos && vfio_pci_config_readb(dev->vfio, pos) != PCI_CAP_ID_PM)
+		pos = vfio_pci_config_readb(dev->vfio, pos + PCI_CAP_LIST_NEXT);
+	return pos + PCI_PM_CTRL;
+}
+
+static void expect_state(struct device *dev, __u16 state, const char *when)
+{
+	__u16 control = vfio_pci_config_readw(dev->vfio, pm_control(dev));
+
+	if ((control & PCI_PM_CTRL_STATE_MASK) != state)
+		die("%s is in D%u when %s", dev->bdf, control & PCI_PM_CTRL_STATE_MASK, when);
+}
+
+static int export_bar(struct device *dev)
+{
+	struct {
+		struct vfio_device_feature feature;
+		struct vfio_device_feature_dma_buf buf;
+		struct vfio_region_dma_range range;
+	} export = {
+		.feature.argsz = sizeof(export),
+		.feature.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
+		.buf.open_flags = O_RDWR | O_CLOEXEC,
+		.buf.nr_ranges = 1,
+		.range.length = SZ_4K,
+	};
+
+	return check(ioctl(dev->vfio->fd, VFIO_DEVICE_FEATURE, &export), "export", dev->bdf);
+}
+
+/* Maps it in an address space that no device uses. */
+static void import_bar(int buf, const char *when)
+{
+	struct iommu_ioas_map_file map = {
+		.size = sizeof(map),
+		.flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE,
+		.ioas_id = alloc_ioas(iommu->iommufd),
+		.fd = buf,
+		.length = SZ_4K,
+	};
+
+	check(ioctl(iommu->iommufd, IOMMU_IOAS_MAP_FILE, &map), "import", when);
+}
+
+static void asleep_1(void)
+{
+	struct device *sleeper = &devices[D3HOT];
+	int buf;
+
+	open_and_preserve();
+	enter_low_power(&devices[LOW_POWER]);
+	vfio_pci_config_writew(sleeper->vfio, pm_control(sleeper), STATE_D3HOT);
+	buf = export_bar(&devices[EXPORTED]);
+	prevent_freeze(devices[nr_devices - 1].vfio->fd, true, "last");
+	kexec_must_fail("with an ioeventfd");
+	prevent_freeze(devices[nr_devices - 1].vfio->fd, false, "last");
+	expect_state(sleeper, STATE_D3HOT, "unfrozen");
+	import_bar(buf, "unfrozen");
+	start_kernel();
+}
+
+static void asleep_2(void)
+{
+	struct device *sleeper = &devices[D3HOT];
+	int session = retrieve_session("vmm");
+
+	retrieve_memory(session);
+	create_iommu();
+	for_each_device(dev) {
+		if (dev != sleeper)
+			retrieve_device(session, dev);
+		else
+			adopt_device(dev, retrieve(session, dev));
+	}
+	expect_state(sleeper, STATE_D0, "retrieved");
+	finish(session);
+	for_each_device(dev) {
+		close_device(dev);
+		check_ordinary(dev);
+	}
 }
 
 /* The second one isn't preserved, and shares the line of the first one. */
@@ -1395,22 +1500,6 @@ static void refuse_unbound(struct device *dev)
 	close(fd);
 }
 
-static void refuse_low_power(struct device *dev)
-{
-	int session = create_session("low-power");
-
-	open_device(dev);
-	disable_interrupt(dev);
-	preserve_memory(session);
-	preserve(session, dev);
-	check(set_low_power(dev->vfio->fd, true), "low power", dev->bdf);
-	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "in low power");
-	check(set_low_power(dev->vfio->fd, false), "low power", dev->bdf);
-	check_dma(dev, "awake");
-	close(session);
-	close_device(dev);
-}
-
 /* Neither one, nor a device that has any. The kernel binds it to vfio-pci. */
 static void refuse_virtual_function(struct device *dev)
 {
@@ -1505,7 +1594,6 @@ static void refused_1(void)
 	refuse_group(nic);
 	refuse_unbound(nic);
 	create_iommu();
-	refuse_low_power(nic);
 	refuse_lost_acs(nic);
 	refuse_virtual_function(nic);
 	refuse_pasid(nic);
@@ -1566,8 +1654,8 @@ static void let_memory_go(struct device *dev)
 	preserve_memory(memory);
 	preserve(session, dev);
 	close(memory);
-	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "without memory");
-	expect(reboot(RB_KEXEC) ? errno : 0, EINVAL, "kexec", "still without memory");
+	kexec_must_fail("without memory");
+	kexec_must_fail("still without memory");
 	close(session);
 }
 
@@ -1612,6 +1700,7 @@ static const struct test {
 	{ "kinds", { kinds_1, kinds_2 } },
 	{ "interrupts", { interrupts_1, interrupts_2 } },
 	{ "no_intx_mask", { no_intx_mask_1, no_intx_mask_2 } },
+	{ "asleep", { asleep_1, asleep_2 } },
 	{ "shared", { shared_1, shared_2 } },
 	{ "shared_lost", { shared_1, shared_lost_2 } },
 	{ "minimal", { minimal_1, minimal_2 } },
