@@ -286,6 +286,12 @@ breakage "a device sleeps at the kexec" $vfio \
 breakage "what was exported stays revoked" $vfio \
 	"$(within vfio_pci_unfreeze 's/vfio_pci_dma_buf_move\(.*/;/')" \
 	asleep "import"
+breakage "driver_override decides" $incoming \
+	"$(within pci_liveupdate_match_driver 's/dev->liveupdate.record\)/false)/')" \
+	waiting "to be bound"
+breakage "a hotplug controller behind PCI Express has no driver" $ports \
+	"$(within pci_lacks_hotplug_driver 's/pci_pcie_type\(dev\) == PCI_EXP_TYPE_PCI_BRIDGE/false/')" \
+	shpc "HPC vendor_id"
 breakage "a contained port stays so" drivers/pci/pcie/dpc.c \
 	's/irq_wake_thread.*/;/' \
 	kunit "not ok .* release_contained_port"

@@ -120,7 +120,7 @@
  *
  * pci_liveupdate_preserve() waits for pci_restart_bridges() while LUO and the caller hold
  * locks. So pci_restart_bridges() only tries device locks, except that device_attach()
- * waits for the lock of a conventional bridge without a driver.
+ * waits for the lock of a bridge without a driver that isn't a port.
  */
 DEFINE_MUTEX(pci_liveupdate_mutex);
 

@@ -30,9 +30,6 @@
 
 #include <trace/events/pci_liveupdate.h>
 
-/* No driver has this name: a device that had no driver stays without a driver. */
-#define PCI_LIVEUPDATE_NO_DRIVER	"none"
-
 /* Records of devices */
 
 static u16 pci_command(struct pci_dev *dev)
@@ -109,10 +106,6 @@ static void pci_incoming_release(struct pci_dev *dev)
 	iommu_liveupdate_finish(&dev->dev);
 
 	pci_incoming_let_go(dev);
-
-	if (dev->liveupdate.override_set)
-		device_set_driver_override(&dev->dev, "");
-	dev->liveupdate.override_set = false;
 }
 
 /**
@@ -210,14 +203,18 @@ void pci_incoming_release_all(void)
 /* From ordinary to incoming */
 
 /*
- * A reset clears the BARs (PCIe r7.0, sec 7.5.1.2.1), and the BARs of a new device are
- * clear. The reset of a bridge, or of a device without BARs, isn't noticed here.
+ * A reset clears the BARs (PCIe r7.0, sec 7.5.1.2.1) and Command (sec 7.5.1.1.3), and both are
+ * clear in a new device. One that decodes address 0 wasn't reset. The reset of a bridge, or of a
+ * device without BARs, isn't noticed here.
  */
 static bool pci_was_reset(struct pci_dev *dev, const struct pci_dev_ser *rec)
 {
 	int nr_bars = pci_is_endpoint(dev) ? PCI_STD_NUM_BARS : 0;
 	bool has_bars = false;
 	u32 bar, mask;
+
+	if (pci_command(dev) & (PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER))
+		return false;
 
 	for (int i = 0; i < nr_bars; i++) {
 		/* The upper half of a 64-bit BAR has no size, and no flag bits. */
@@ -384,18 +381,14 @@ void pci_liveupdate_setup_device(struct pci_dev *dev)
 	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
 }
 
-/* Let @dev bind only to the driver that it had in the previous kernel, if any. */
-static int pci_incoming_set_driver(struct pci_dev *dev)
+/* What the administrator had set in the previous kernel holds on after finish. */
+static void pci_incoming_set_override(struct pci_dev *dev)
 {
 	const struct pci_dev_ser *rec = dev->liveupdate.record;
-	const char *driver = rec->driver[0] ? rec->driver : PCI_LIVEUPDATE_NO_DRIVER;
-	int err;
 
-	err = device_set_driver_override(&dev->dev, driver);
-	if (!err)
-		dev->liveupdate.override_set =
-			!rec->driver[0] || !(rec->flags & PCI_DEV_SER_OVERRIDE);
-	return err;
+	if (rec->driver[0] && rec->flags & PCI_DEV_SER_OVERRIDE &&
+	    device_set_driver_override(&dev->dev, rec->driver))
+		pci_warn(dev, "no memory for its driver_override; set it again\n");
 }
 
 VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pci_dev *dev)
@@ -413,23 +406,15 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
 		return;
 	}
 
-	if (pci_incoming_set_driver(dev)) {
-		pci_liveupdate_quiesce(dev, "no memory for the name of its driver");
-		pci_incoming_release_path(dev);
-		return;
-	}
-
+	pci_incoming_set_override(dev);
 	in->nr_devices++;
 }
 
 /**
- * pci_liveupdate_device_add - Add a device, and let it bind only to the driver that it had
- * @dev: the device, which may be incoming
+ * pci_liveupdate_device_add - Add a device that may be incoming
+ * @dev: the device
  *
- * Enumeration calls this function in place of device_add(). A native driver that bound to
- * an incoming device before userspace acts would reset the device. Bridges bind as usual.
- * If there is no memory for the name of the driver, any driver can bind, so the device's
- * DMA is stopped.
+ * Enumeration calls this function in place of device_add().
  *
  * Holds a reference on the incoming table until device_add() has returned: pci_flb_finish()
  * finds only devices that the driver core knows.
@@ -460,6 +445,31 @@ int pci_liveupdate_device_add(struct pci_dev *dev)
 	ret = device_add(&dev->dev);
 	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
 	return ret;
+}
+
+/**
+ * pci_liveupdate_match_driver - Check whether a driver may bind to a device
+ * @dev: the device, which may be incoming
+ * @drv: a PCI driver
+ *
+ * An incoming device binds only to the driver that it had in the previous kernel: any other one
+ * would reset it. Its driver_override is the administrator's. Bridges bind as usual.
+ *
+ * Context: pci_match_device() calls this function in place of device_match_driver_override().
+ * May sleep.
+ * Return: as device_match_driver_override(): 1 if @drv may bind, whatever IDs it has; 0 if it may
+ * not; -1 if that depends on its IDs.
+ */
+int pci_liveupdate_match_driver(struct pci_dev *dev, const struct device_driver *drv)
+{
+	if (pci_liveupdate_is_incoming(dev) && pci_is_endpoint(dev)) {
+		guard(mutex)(&pci_liveupdate_mutex);
+
+		if (dev->liveupdate.record)
+			return !strcmp(dev->liveupdate.record->driver, drv->name);
+	}
+
+	return device_match_driver_override(&dev->dev, drv);
 }
 
 /* What enumeration asks */

@@ -110,16 +110,6 @@ static void pci_record_bridge(struct pci_dev *dev, struct pci_dev_ser *rec)
 	rec->subordinate = dev->subordinate->busn_res.end;
 }
 
-/*
- * Return whether the administrator has set driver_override, in this kernel or,
- * according to the incoming record, in the previous kernel.
- */
-static bool pci_has_own_override(struct pci_dev *dev)
-{
-	return device_has_driver_override(&dev->dev) &&
-	       !dev->liveupdate.override_set;
-}
-
 /* What a table of this version has that older ones hadn't. */
 static void pci_record_version(struct pci_dev *dev, struct pci_dev_ser *rec, u32 version)
 {
@@ -132,7 +122,7 @@ static void pci_record_endpoint(struct pci_dev *dev, struct pci_dev_ser *rec)
 {
 	if (dev->driver)
 		strscpy(rec->driver, dev->driver->name);
-	if (pci_has_own_override(dev))
+	if (device_has_driver_override(&dev->dev))
 		rec->flags |= PCI_DEV_SER_OVERRIDE;
 	pci_record_vf_bars(dev, rec);
 }

@@ -59,6 +59,13 @@ static void pci_restart_bridge_locked(struct pci_dev *dev)
 	pci_incoming_let_go(dev);
 }
 
+/* shpc_probe() refuses an incoming bridge, and portdrv one that isn't a port. */
+static bool pci_lacks_hotplug_driver(struct pci_dev *dev)
+{
+	return !dev->driver &&
+	       (!pci_is_pcie(dev) || pci_pcie_type(dev) == PCI_EXP_TYPE_PCI_BRIDGE);
+}
+
 /* Return false if the worker has to try @dev again. */
 static bool pci_restart_bridge(struct pci_dev *dev)
 {
@@ -86,9 +93,7 @@ static bool pci_restart_bridge(struct pci_dev *dev)
 	}
 	pm_runtime_put(&dev->dev);
 
-	/* Bind the hotplug driver now: shpc_probe() refuses an incoming bridge */
-	if (locked && held && !dev->driver && !pci_is_pcie(dev) &&
-	    device_attach(&dev->dev) < 0)
+	if (locked && held && pci_lacks_hotplug_driver(dev) && device_attach(&dev->dev) < 0)
 		pci_warn(dev, "no driver could be bound after the live update; bind one by hand\n");
 
 	return locked;

@@ -161,18 +161,27 @@ static bool pci_record_id_ok(const struct pci_dev_ser *rec)
 	       (rec->device && rec->device != U16_MAX);
 }
 
+/* More than 2 GiB are behind a 64-bit BAR, whose upper half takes the next slot. */
+static bool pci_record_bars_ok(const u8 *order, int count)
+{
+	for (int i = 0; i < count; i++) {
+		if (order[i] >= BITS_PER_LONG_LONG)
+			return false;
+		if (order[i] >= 32 && (i + 1 == count || order[i + 1]))
+			return false;
+	}
+
+	return true;
+}
+
 static bool pci_record_vfs_ok(const struct pci_dev_ser *rec)
 {
 	if (!(rec->flags & PCI_DEV_SER_SRIOV))
 		return !rec->max_vf_buses &&
 		       !memchr_inv(rec->vf_bar_order, 0, sizeof(rec->vf_bar_order));
 
-	for (int i = 0; i < PCI_DEV_SER_VF_BARS; i++) {
-		if (rec->vf_bar_order[i] >= BITS_PER_LONG_LONG)
-			return false;
-	}
-
-	return true;
+	return rec->max_vf_buses >= PCI_BUS_NUM(rec->bdf) &&
+	       pci_record_bars_ok(rec->vf_bar_order, PCI_DEV_SER_VF_BARS);
 }
 
 static u16 pci_record_flags(u32 version, bool bridge)
@@ -199,10 +208,9 @@ static const char *pci_record_check(const struct pci_dev_ser *rec, u32 version)
 		return "impossible driver name";
 	if (rec->acs_ctrl && !(rec->flags & PCI_DEV_SER_ACS))
 		return "ACS Control without ACS";
-	for (int i = 0; i < PCI_DEV_SER_BARS; i++) {
-		if (rec->bar_order[i] >= BITS_PER_LONG_LONG)
-			return "impossible BAR size";
-	}
+	if (!pci_record_bars_ok(rec->bar_order, PCI_STD_NUM_BARS) ||
+	    rec->bar_order[PCI_ROM_RESOURCE] >= 32)
+		return "impossible BAR size";
 	if (!bridge && !pci_record_vfs_ok(rec))
 		return "impossible virtual functions";
 

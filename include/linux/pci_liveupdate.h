@@ -34,9 +34,6 @@ struct pci_saved_state;
  * @acs_adopted:       @acs_ctrl is valid.
  * @msi_adopted:       Enumeration found the device with MSI or MSI-X enabled. Set before
  *                     the device is registered, without a lock.
- * @override_set:      The PCI core has set driver_override, and clears it at finish.
- *                     False if the administrator had set it in the previous kernel,
- *                     for a device with a driver.
  * @finish_deferred:   The device's file was finished before its user had taken the device
  *                     over. The device has a reference on the IOMMU's incoming table.
  * @buses_lost:        The bridge's bus numbers were not those of its record.
@@ -58,7 +55,6 @@ struct pci_liveupdate {
 	u16 acs_ctrl;
 	bool acs_adopted;
 	bool msi_adopted;
-	bool override_set;
 	bool finish_deferred;
 	bool buses_lost;
 	bool held;

@@ -1346,8 +1346,7 @@ static void adopt_and_finish(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 2, top->liveupdate.incoming);
 	expect_ordinary(test, host, LEFT_1);
 	expect_ordinary(test, host, ON_ROOT_BUS);
-	KUNIT_EXPECT_GT(test, device_match_driver_override(&dev->dev,
-							   &fake_driver.driver), 0);
+	KUNIT_EXPECT_EQ(test, 1, pci_liveupdate_match_driver(dev, &fake_driver.driver));
 
 	/* Bridges aren't finished by themselves, nor what isn't incoming */
 	pci_liveupdate_finish(top);
@@ -1433,6 +1432,10 @@ static void adopt_for_its_driver(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, fake_dev(test, host, LEFT_1)->driver);
 	KUNIT_EXPECT_NULL(test, fake_dev(test, host, RIGHT)->driver);
 
+	/* As a rule of udev does, while it waits */
+	dev = fake_dev(test, host, RIGHT);
+	KUNIT_ASSERT_EQ(test, 0, device_set_driver_override(&dev->dev, "fake-native"));
+	KUNIT_EXPECT_EQ(test, 0, device_attach(&dev->dev));
 	KUNIT_ASSERT_EQ(test, 0, pci_register_driver(&fake_driver));
 	KUNIT_EXPECT_NULL(test, fake_dev(test, host, LEFT_0)->driver);
 	KUNIT_EXPECT_PTR_EQ(test, &fake_driver,
@@ -1440,15 +1443,18 @@ static void adopt_for_its_driver(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, &fake_driver, fake_dev(test, host, RIGHT)->driver);
 	pci_unregister_driver(&fake_native_driver);
 
-	/* An override that was userspace's stays */
+	/* What userspace has set stays, in either kernel */
 	pci_liveupdate_finish(fake_dev(test, host, LEFT_0));
 	pci_liveupdate_finish(fake_dev(test, host, LEFT_1));
 	pci_liveupdate_finish(fake_dev(test, host, RIGHT));
 	expect_ordinary(test, host, LEFT_0);
-	expect_ordinary(test, host, RIGHT);
 	dev = fake_dev(test, host, LEFT_1);
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_is_incoming(dev));
-	KUNIT_EXPECT_TRUE(test, device_has_driver_override(&dev->dev));
+	KUNIT_EXPECT_EQ(test, 1, device_match_driver_override(&dev->dev, &fake_driver.driver));
+	dev = fake_dev(test, host, RIGHT);
+	KUNIT_EXPECT_EQ(test, 1, device_match_driver_override(&dev->dev,
+							      &fake_native_driver.driver));
+	KUNIT_EXPECT_EQ(test, 0, device_set_driver_override(&dev->dev, ""));
 }
 
 /* Another function is found, in place of an endpoint or of a bridge. */
@@ -1466,6 +1472,9 @@ static void adopt_another(struct kunit *test, u16 bdf, int where, u32 val)
 
 	bridge = fake_function(host, bdf)->config[PCI_HEADER_TYPE] & 1;
 	fake_set(fake_function(host, bdf), where, 4, val, 0);
+	/* A reset clears it, too */
+	if (where == PCI_BASE_ADDRESS_0)
+		fake_set(fake_function(host, bdf), PCI_COMMAND, 2, 0, PCI_COMMAND_MASTER);
 	fake_retrieve(fake_table_pa(table));
 	fake_scan(test, host);
 
@@ -1535,6 +1544,22 @@ static void adopt_without_bars(struct kunit *test)
 	preserve(test, host, 0);
 	next_kernel(test, host);
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_is_incoming(fake_dev(test, host, 0)));
+}
+
+/* A bus address like any other, and what an Enhanced Allocation has instead of BARs */
+static void adopt_at_zero(struct kunit *test)
+{
+	struct fake_host *host = fake_tree(test);
+	struct fake_table *table;
+
+	file_preserve(test);
+	preserve(test, host, LEFT_0);
+	table = end_kernel(test, host);
+	fake_set(fake_function(host, LEFT_0), PCI_BASE_ADDRESS_0, 4, 0, ~0xfff);
+	fake_retrieve(fake_table_pa(table));
+	fake_scan(test, host);
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_is_incoming(fake_dev(test, host, LEFT_0)));
+	KUNIT_EXPECT_TRUE(test, fake_command(fake_function(host, LEFT_0)) & PCI_COMMAND_MASTER);
 }
 
 /* Upper half of a 64-bit BAR: that alone is an address, too. */
@@ -1760,6 +1785,7 @@ static void get_reset(struct kunit *test)
 	next_kernel(test, host);
 	dev = fake_dev(test, host, LEFT_0);
 	pci_write_config_dword(dev, PCI_BASE_ADDRESS_0, 0);
+	pci_write_config_word(dev, PCI_COMMAND, 0);
 
 	KUNIT_EXPECT_NULL(test, pci_liveupdate_get_incoming(FAKE_DOMAIN, LEFT_0));
 	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LEFT_0)) &
@@ -1897,7 +1923,7 @@ static void two_updates_in_a_row(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 1, nr_references(test, host, LEFT_0));
 	KUNIT_EXPECT_EQ(test, 1, top->liveupdate.incoming);
 	KUNIT_EXPECT_EQ(test, 2, nr_references(test, host, BRIDGE_TOP));
-	/* The override is this subsystem's, not userspace's */
+	/* Nobody has set it */
 	KUNIT_EXPECT_EQ(test, 0,
 			dev->liveupdate.outgoing->flags & PCI_DEV_SER_OVERRIDE);
 
@@ -2104,7 +2130,20 @@ static void quarantine_record(struct kunit *test)
 	rec->flags = PCI_DEV_SER_SRIOV;
 	rec->vf_bar_order[PCI_DEV_SER_VF_BARS - 1] = 64;
 	expect_quarantine(test, fake_handover(test));
+	rec->vf_bar_order[PCI_DEV_SER_VF_BARS - 1] = 32;
+	expect_quarantine(test, fake_handover(test));
 	rec->vf_bar_order[PCI_DEV_SER_VF_BARS - 1] = 0;
+
+	/* A 64-bit BAR, and something else in its upper half */
+	rec->flags = 0;
+	rec->bar_order[2] = 32;
+	rec->bar_order[3] = 12;
+	expect_quarantine(test, fake_handover(test));
+	rec->bar_order[2] = 0;
+	rec->bar_order[3] = 0;
+	rec->bar_order[PCI_ROM_RESOURCE] = 32;
+	expect_quarantine(test, fake_handover(test));
+	rec->bar_order[PCI_ROM_RESOURCE] = 0;
 
 	/* Those of a bridge, or of a later version */
 	for (int i = 0; i < BITS_PER_TYPE(rec->flags); i++) {
@@ -2876,17 +2915,19 @@ static void fail_retrieve(struct kunit *test)
 	KUNIT_EXPECT_GT(test, size, 8 * sizeof(void *) * XA_CHUNK_SIZE);
 }
 
-/* Without its name another driver could bind: the device is stopped. */
-static void fail_driver_name(struct kunit *test)
+/* Without an override another driver could bind, but only after finish. */
+static void fail_override(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
-	struct pci_dev *dev;
+	struct pci_dev *dev = fake_dev(test, host, LEFT_0);
 
+	KUNIT_ASSERT_EQ(test, 0, device_set_driver_override(&dev->dev, "fake-vfio"));
 	let_allocations_fail(test);
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
 	next_kernel(test, host);
 	dev = fake_dev(test, host, LEFT_0);
+	KUNIT_ASSERT_EQ(test, 0, device_set_driver_override(&dev->dev, ""));
 
 	/* Once more what was done when it was found */
 	pm_runtime_put_noidle(&dev->dev);
@@ -2895,10 +2936,9 @@ static void fail_driver_name(struct kunit *test)
 		pci_incoming_device_add(&pci_incoming, dev);
 		KUNIT_EXPECT_TRUE(test, allocation_failed());
 	}
-	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LEFT_0)) &
-			   PCI_COMMAND_MASTER);
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_is_incoming(dev));
-	expect_ordinary(test, host, BRIDGE_TOP);
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_is_incoming(dev));
+	KUNIT_EXPECT_EQ(test, 1, pci_liveupdate_match_driver(dev, &fake_driver.driver));
+	KUNIT_EXPECT_EQ(test, 0, pci_liveupdate_match_driver(dev, &fake_native_driver.driver));
 }
 
 static void fail_register(struct kunit *test)
@@ -3033,6 +3073,9 @@ static bool oracle_record(const struct pci_dev_ser *rec, u32 version)
 	for (int i = 18; i < 25; i++) {
 		if (bytes[i] > 63)
 			return false;
+		/* Nothing is beside the last BAR, and the ROM */
+		if (bytes[i] > 31 && (i >= 23 || bytes[i + 1]))
+			return false;
 	}
 	if (!(rec->flags & 0x40) && rec->acs_ctrl)
 		return false;
@@ -3048,9 +3091,13 @@ static bool oracle_record(const struct pci_dev_ser *rec, u32 version)
 		for (int i = 25; i < 32; i++) {
 			if (i > 25 && bytes[i] > 63)
 				return false;
+			if (i > 25 && bytes[i] > 31 && (i == 31 || bytes[i + 1]))
+				return false;
 			if (bytes[i] && !(rec->flags & 0x100))
 				return false;
 		}
+		if (rec->flags & 0x100 && bytes[25] < rec->bdf >> 8)
+			return false;
 		return !(flags & ~0x162) && rec->refcount == 1;
 	}
 	return !(flags & ~0xfd) && !bytes[32] && !rec->max_vf_buses &&
@@ -3892,6 +3939,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(adopt_another_header),
 	KUNIT_CASE(adopt_after_reset),
 	KUNIT_CASE(adopt_without_bars),
+	KUNIT_CASE(adopt_at_zero),
 	KUNIT_CASE(adopt_above_4g),
 	KUNIT_CASE(adopt_missing),
 	KUNIT_CASE(cardbus_waits),
@@ -3928,7 +3976,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(fail_flb_preserve),
 	KUNIT_CASE(fail_preserve),
 	KUNIT_CASE(fail_retrieve),
-	KUNIT_CASE(fail_driver_name),
+	KUNIT_CASE(fail_override),
 	KUNIT_CASE(fail_register),
 	KUNIT_CASE(fail_read_state),
 #endif

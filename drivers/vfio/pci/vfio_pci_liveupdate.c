@@ -902,24 +902,15 @@ static struct liveupdate_file_handler vfio_pci_liveupdate_handler = {
 
 MODULE_ALIAS_LIVEUPDATE(VFIO_PCI_LIVEUPDATE_COMPATIBLE);
 
-/**
- * vfio_pci_liveupdate_register - Register the file handler
- * @ops: operations of vfio-pci's devices
- *
- * Context: module initialisation. May sleep.
- * Return: 0, also if live update is off; or the error of
- * liveupdate_register_file_handler(), iommu_liveupdate_register_flb() or
- * pci_liveupdate_register_flb().
- */
-int vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
+static bool vfio_pci_is_registered;
+
+static int vfio_pci_register(void)
 {
 	int ret;
 
-	vfio_pci_device_ops = ops;
-
 	ret = liveupdate_register_file_handler(&vfio_pci_liveupdate_handler);
 	if (ret)
-		return ret == -EOPNOTSUPP ? 0 : ret;
+		return ret;
 
 	ret = iommu_liveupdate_register_flb(&vfio_pci_liveupdate_handler);
 	if (ret)
@@ -939,6 +930,28 @@ err_handler:
 }
 
 /**
+ * vfio_pci_liveupdate_register - Register the file handler
+ * @ops: operations of vfio-pci's devices
+ *
+ * If that fails vfio-pci does without: only a live update needs the handler. Devices of the
+ * previous kernel wait until the module is loaded again, or are stopped at finish.
+ *
+ * Context: module initialisation. May sleep.
+ */
+void vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
+{
+	int ret;
+
+	vfio_pci_device_ops = ops;
+
+	ret = vfio_pci_register();
+	vfio_pci_is_registered = !ret;
+	if (ret && ret != -EOPNOTSUPP)
+		pr_warn("no device can be preserved, as registering with LUO has failed (%pe); load the module again\n",
+			ERR_PTR(ret));
+}
+
+/**
  * vfio_pci_liveupdate_unregister - Undo vfio_pci_liveupdate_register()
  *
  * Context: module exit. No file is preserved: LUO holds a reference on the module for
@@ -946,6 +959,9 @@ err_handler:
  */
 void vfio_pci_liveupdate_unregister(void)
 {
+	if (!vfio_pci_is_registered)
+		return;
+
 	pci_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 	iommu_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 	liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);

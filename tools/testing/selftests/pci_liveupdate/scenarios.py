@@ -639,6 +639,12 @@ def set_slot(device, control):
 
 
 HOTPLUG = [
+    # Its driver comes when the device below is finished
+    Scenario("shpc", [f"{ROOT_PORT},bus=pcie.0", "pcie-pci-bridge,id=bridge,bus=root",
+                      f"{IGB0},bus=bridge,addr=1.0"], adopted=(1, 2, 0), on=DEMO,
+             checks=checks.FULL,
+             lines={(kernel, "0000:01:00.0: HPC vendor_id"): 1 for kernel in (1, 2)},
+             core="a hotplug controller of conventional slots"),
     # Rescan the bus, unplug and replug the neighbours
     Scenario("disturb", SWITCH, options="--disturb", adopted=(1, 3, 0), on=DEMO,
              checks=[*checks.FULL, checks.disturbed],
