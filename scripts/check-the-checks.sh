@@ -89,7 +89,7 @@ rsync -rlpc --delete "$linux/" "$broken/"
 echo "KTAP version 1"
 
 breakage "outgoing devices are shut down" $outgoing \
-	"$(within pci_liveupdate_keep_running 's/return dev->liveupdate.outgoing/return false/')" \
+	"$(within pci_outgoing_get 's/dev_set_goes_on\(.*/;/')" \
 	root_port "gave up waiting for all of"
 breakage "nothing is adopted" $incoming \
 	"$(within pci_incoming_adopt 's/if \(!rec\)/if (true)/')" \
@@ -283,9 +283,6 @@ breakage "memory of an unknown device is freed" $vfio \
 breakage "a device sleeps at the kexec" $vfio \
 	"$(within vfio_pci_wake 's/return vfio_pci_set_power_state.*/return 0;/')" \
 	asleep "power states"
-breakage "what was exported stays revoked" $vfio \
-	"$(within vfio_pci_unfreeze 's/vfio_pci_dma_buf_move\(.*/;/')" \
-	asleep "import"
 breakage "driver_override decides" $incoming \
 	"$(within pci_liveupdate_match_driver 's/dev->liveupdate.record\)/false)/')" \
 	waiting "to be bound"

@@ -96,6 +96,7 @@
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
 #include <linux/printk.h>
+#include <linux/reboot.h>
 #include <linux/suspend.h>
 #include <linux/xarray.h>
 
@@ -486,6 +487,28 @@ bool pci_liveupdate_any_incoming(void)
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_any_incoming);
 
+/**
+ * pci_liveupdate_was_preserved - Check whether there was a preserved device at an address
+ * @domain: PCI segment group
+ * @bdf:    bus, device and function, as in PCI_DEVID()
+ *
+ * For the .can_finish of a file whose device isn't incoming.
+ *
+ * Context: called from .can_finish of a file handler. May sleep.
+ * Return: true if the previous kernel's table has a device there, whatever has become of it: the
+ * device was stopped, or isn't there.
+ */
+bool pci_liveupdate_was_preserved(u32 domain, u16 bdf)
+{
+	const struct pci_dev_ser *rec;
+
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	rec = xa_load(&pci_incoming.index, pci_record_key(domain, bdf));
+	return rec && !(rec->flags & PCI_DEV_SER_BRIDGE);
+}
+EXPORT_SYMBOL_GPL(pci_liveupdate_was_preserved);
+
 /* What the PCI core asks about outgoing and incoming devices */
 
 /**
@@ -648,7 +671,23 @@ void pci_liveupdate_remove_device(struct pci_dev *dev)
 	pci_outgoing_forget(dev, "removed");
 }
 
-/* Suspend and hibernation */
+/* Kexec, suspend and hibernation */
+
+/*
+ * LUO has handed the table over, or has unpreserved everything. A thread that took
+ * pci_liveupdate_mutex before kexec_in_progress was set may still be changing the table: wait
+ * until it releases the mutex.
+ */
+static int pci_liveupdate_reboot(struct notifier_block *nb, unsigned long action, void *data)
+{
+	guard(mutex)(&pci_liveupdate_mutex);
+
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block pci_liveupdate_reboot_nb = {
+	.notifier_call = pci_liveupdate_reboot,
+};
 
 /* Both would stop the devices, and write to their registers when the system is resumed. */
 static int pci_liveupdate_pm_notify(struct notifier_block *nb, unsigned long action, void *data)
@@ -666,11 +705,14 @@ static struct notifier_block pci_liveupdate_pm_nb = {
 	.notifier_call = pci_liveupdate_pm_notify,
 };
 
-static int __init pci_liveupdate_pm_init(void)
+static int __init pci_liveupdate_init(void)
 {
-	return register_pm_notifier(&pci_liveupdate_pm_nb);
+	int err;
+
+	err = register_reboot_notifier(&pci_liveupdate_reboot_nb);
+	return err ?: register_pm_notifier(&pci_liveupdate_pm_nb);
 }
-device_initcall(pci_liveupdate_pm_init);
+device_initcall(pci_liveupdate_init);
 
 #ifdef CONFIG_PCI_LIVEUPDATE_KUNIT_TEST
 #include "tests/liveupdate_kunit.c"

@@ -31,7 +31,6 @@ bool pci_liveupdate_defer_services(struct pci_dev *port);
 bool pci_liveupdate_restarts_services(struct pci_dev *port);
 bool pci_liveupdate_starts_services(struct pci_dev *port);
 bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res);
-bool pci_liveupdate_keep_running(struct pci_dev *dev);
 bool pci_liveupdate_keep_master(struct pci_dev *dev);
 bool pci_liveupdate_is_preserved(struct pci_dev *dev);
 void pci_liveupdate_unbind_device(struct pci_dev *dev);
@@ -128,11 +127,6 @@ static inline bool pci_liveupdate_starts_services(struct pci_dev *port)
 
 static inline bool pci_liveupdate_keep_resource(struct pci_dev *dev,
 						struct resource *res)
-{
-	return false;
-}
-
-static inline bool pci_liveupdate_keep_running(struct pci_dev *dev)
 {
 	return false;
 }

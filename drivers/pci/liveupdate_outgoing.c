@@ -122,7 +122,8 @@ static void pci_record_endpoint(struct pci_dev *dev, struct pci_dev_ser *rec)
 {
 	if (dev->driver)
 		strscpy(rec->driver, dev->driver->name);
-	if (device_has_driver_override(&dev->dev))
+	/* The name of another driver would take a field of its own */
+	if (dev->driver && device_match_driver_override(&dev->dev, &dev->driver->driver) > 0)
 		rec->flags |= PCI_DEV_SER_OVERRIDE;
 	pci_record_vf_bars(dev, rec);
 }
@@ -242,6 +243,11 @@ static int pci_outgoing_get(struct pci_dev *dev)
 		pci_dev_get(dev);
 		list_add_tail(&dev->liveupdate.node, &pci_outgoing.devices);
 		WRITE_ONCE(dev->liveupdate.outgoing, rec);
+		/*
+		 * The last chance of its driver to act is .freeze of the file handler. A bridge
+		 * without Bus Master Enable forwards nothing upstream (PCIe r7.0, sec 7.5.1.1.3).
+		 */
+		dev_set_goes_on(&dev->dev);
 		trace_pci_liveupdate_preserve(dev);
 		pci_dbg(dev, "preserved\n");
 	}
@@ -253,6 +259,7 @@ static int pci_outgoing_get(struct pci_dev *dev)
 static void pci_outgoing_drop(struct pci_dev *dev)
 {
 	pci_outgoing_free(dev);
+	dev_clear_goes_on(&dev->dev);
 	WRITE_ONCE(dev->liveupdate.outgoing, NULL);
 	list_del(&dev->liveupdate.node);
 	trace_pci_liveupdate_unpreserve(dev);
@@ -343,28 +350,29 @@ static bool pci_is_switchtec_ntb(struct pci_dev *dev)
 /* As REQ_ACS_FLAGS of the IOMMU core */
 #define PCI_ACS_ISOLATION	(PCI_ACS_SV | PCI_ACS_RR | PCI_ACS_CR | PCI_ACS_UF)
 
-static bool pci_would_join(struct pci_dev *dev, struct pci_dev *other)
-{
-	return dev->dev.iommu_group != other->dev.iommu_group;
-}
-
 /*
  * The IOMMU core looks at ACS when it finds a device. Return true if it would put @dev into
  * another group than it did then, as pci_device_group() of the next kernel is going to.
  */
 static bool pci_has_lost_isolation(struct pci_dev *dev)
 {
-	struct pci_dev *bridge = pci_upstream_bridge(dev), *pos;
+	struct iommu_group *group = dev->dev.iommu_group;
+	struct pci_dev *pos;
 
-	if (bridge && pci_would_join(dev, bridge) &&
-	    !pci_acs_path_enabled(bridge, NULL, PCI_ACS_ISOLATION))
-		return true;
+	/* Up to what ACS isolates */
+	while ((pos = pci_upstream_bridge(dev)) &&
+	       !pci_acs_path_enabled(pos, NULL, PCI_ACS_ISOLATION)) {
+		if (pos->dev.iommu_group != group)
+			return true;
+		dev = pos;
+	}
+
 	if (!dev->multifunction || pci_acs_enabled(dev, PCI_ACS_ISOLATION))
 		return false;
 
 	list_for_each_entry(pos, &dev->bus->devices, bus_list) {
-		if (PCI_SLOT(pos->devfn) == PCI_SLOT(dev->devfn) && pci_would_join(dev, pos) &&
-		    !pci_acs_enabled(pos, PCI_ACS_ISOLATION))
+		if (PCI_SLOT(pos->devfn) == PCI_SLOT(dev->devfn) &&
+		    pos->dev.iommu_group != group && !pci_acs_enabled(pos, PCI_ACS_ISOLATION))
 			return true;
 	}
 
@@ -441,7 +449,7 @@ static int pci_outgoing_try_preserve(struct pci_dev *dev)
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	/* The table was handed over: see pci_liveupdate_keep_running() */
+	/* The table was handed over: see pci_liveupdate_reboot() */
 	if (kexec_in_progress)
 		return -EBUSY;
 	/* pci_liveupdate_remove_device() has run, and won't run again to drop a record. */
@@ -616,32 +624,3 @@ int pci_liveupdate_freeze(void)
 	return err;
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_freeze);
-
-/* Shutdown */
-
-/**
- * pci_liveupdate_keep_running - Check whether to leave a device alone at shutdown
- * @dev: device or bridge that pci_device_shutdown() is about to shut down
- *
- * A kexec with a live update doesn't stop a preserved device or bridge: bus mastering
- * stays on, and the driver's .shutdown, which would disable the device or the services
- * of the port, isn't called. The driver's last chance to act was its file handler's
- * .freeze. LUO has made sure that the next kernel can read the table, or has unpreserved
- * everything.
- *
- * Context: after LUO has handed the table over, with the lock of @dev held. May sleep.
- * Return: true if the device must be left as it is.
- */
-bool pci_liveupdate_keep_running(struct pci_dev *dev)
-{
-	if (!kexec_in_progress)
-		return false;
-
-	/*
-	 * A thread that took pci_liveupdate_mutex before kexec_in_progress was set may
-	 * still be changing the table: wait until it releases the mutex.
-	 */
-	guard(mutex)(&pci_liveupdate_mutex);
-
-	return dev->liveupdate.outgoing;
-}

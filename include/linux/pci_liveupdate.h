@@ -73,6 +73,7 @@ void pci_liveupdate_abandon(struct pci_dev *dev, const char *why);
 int pci_liveupdate_defer_finish(struct pci_dev *dev);
 bool pci_liveupdate_is_incoming(struct pci_dev *dev);
 bool pci_liveupdate_any_incoming(void);
+bool pci_liveupdate_was_preserved(u32 domain, u16 bdf);
 struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf);
 
 size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
@@ -123,6 +124,11 @@ static inline bool pci_liveupdate_is_incoming(struct pci_dev *dev)
 }
 
 static inline bool pci_liveupdate_any_incoming(void)
+{
+	return false;
+}
+
+static inline bool pci_liveupdate_was_preserved(u32 domain, u16 bdf)
 {
 	return false;
 }

@@ -1014,15 +1014,16 @@ static void preserve_after_rescan(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
 	struct work_struct work;
+	int err;
 
 	INIT_WORK_ONSTACK(&work, rescan_for_a_while);
 	file_preserve(test);
 	schedule_work(&work);
 	wait_for_completion(&rescan_begun);
-	preserve(test, host, LEFT_0);
+	err = pci_liveupdate_preserve(fake_dev(test, host, LEFT_0));
 	flush_work(&work);
 	destroy_work_on_stack(&work);
-	KUNIT_EXPECT_EQ(test, 1, nr_references(test, host, LEFT_0));
+	KUNIT_EXPECT_EQ(test, 0, err);
 }
 
 static void preserve_what_it_cannot(struct kunit *test)
@@ -1286,18 +1287,18 @@ static void keep_running(struct kunit *test)
 {
 	struct fake_host *host = fake_tree(test);
 	struct pci_dev *dev = fake_dev(test, host, LEFT_0);
+	struct pci_dev *top = fake_dev(test, host, BRIDGE_TOP);
 
+	KUNIT_EXPECT_FALSE(test, dev_goes_on(&top->dev));
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_running(dev));
+	KUNIT_EXPECT_TRUE(test, dev_goes_on(&dev->dev));
+	KUNIT_EXPECT_TRUE(test, dev_goes_on(&top->dev));
+	KUNIT_EXPECT_FALSE(test, dev_goes_on(&fake_dev(test, host, LEFT_1)->dev));
 
-	kexec_in_progress = true;
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_keep_running(dev));
-	KUNIT_EXPECT_TRUE(test,
-			  pci_liveupdate_keep_running(fake_dev(test, host, BRIDGE_TOP)));
-	KUNIT_EXPECT_FALSE(test,
-			   pci_liveupdate_keep_running(fake_dev(test, host, LEFT_1)));
-	kexec_in_progress = false;
+	unpreserve(test, host, LEFT_0);
+	KUNIT_EXPECT_FALSE(test, dev_goes_on(&dev->dev));
+	KUNIT_EXPECT_FALSE(test, dev_goes_on(&top->dev));
 }
 
 /* Incoming */

@@ -24,10 +24,11 @@
  *   Part of the kexec. Freeze, and with it the kexec, fails if memory that the device
  *   can reach isn't preserved any more, or if some PCI device is being removed, as the
  *   removal may wait until a file is closed. From here on the device is awake, its
- *   interrupts are masked, and neither the file (-EBUSY, or SIGBUS on a mapping) nor
- *   a dma-buf gives access, so that nothing changes behind the next kernel's back. The
- *   device can still be detached: that touches the IOMMU, not the device. If the kexec
- *   fails for another reason, unfreeze puts back what was there.
+ *   interrupts are masked, and the file gives no access (-EBUSY, or SIGBUS on a
+ *   mapping), so that nothing changes behind the next kernel's back. The device can
+ *   still be detached: that touches the IOMMU, not the device. If the kexec fails for
+ *   another reason, unfreeze puts back what was there. Otherwise dma-bufs of the
+ *   device are revoked.
  *
  * retrieve
  *   In the next kernel the PCI core binds the device to vfio-pci, and the device
@@ -83,12 +84,19 @@
 #include <linux/liveupdate.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/notifier.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
+#include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/vfio_pci_core.h>
 
 #include "vfio_pci_priv.h"
+
+/* Devices that are frozen, by &vfio_pci_liveupdate.node */
+static LIST_HEAD(vfio_pci_frozen);
+/* Protects the list. Outside memory_lock, inside the lock of LUO's session. */
+static DEFINE_MUTEX(vfio_pci_frozen_mutex);
 
 /* The operations of vfio-pci's devices; variant drivers have their own */
 static const struct vfio_device_ops *vfio_pci_device_ops;
@@ -170,12 +178,20 @@ static u16 vfio_pci_msi_flags(struct pci_dev *pdev)
 	return flags;
 }
 
+/* Some devices can't use MSI while INTx is disabled. */
+static bool vfio_pci_msi_needs_intx(struct pci_dev *pdev)
+{
+	return pdev->dev_flags & PCI_DEV_FLAGS_MSI_INTX_DISABLE_BUG;
+}
+
 /* While MSI or MSI-X is on, a device doesn't assert INTx (PCIe r7.0, sec 6.1.4). */
 static bool vfio_pci_never_masks_irqs(struct vfio_pci_core_device *vdev)
 {
 	struct pci_dev *pdev = vdev->pdev;
 
-	if (!pdev->pin || vdev->nointx || vdev->pci_2_3 || pdev->msix_cap)
+	if (!pdev->pin || vdev->nointx || pdev->msix_cap)
+		return false;
+	if (vdev->pci_2_3 && !vfio_pci_msi_needs_intx(pdev))
 		return false;
 
 	return !(vfio_pci_msi_flags(pdev) & PCI_MSI_FLAGS_MASKBIT);
@@ -283,12 +299,10 @@ static bool vfio_pci_has_port_ioeventfd(struct vfio_pci_core_device *vdev)
 	return false;
 }
 
-/* Some devices can't use MSI while INTx is disabled. */
 static bool vfio_pci_can_mask_intx(struct vfio_pci_core_device *vdev)
 {
-	bool bug = vdev->pdev->dev_flags & PCI_DEV_FLAGS_MSI_INTX_DISABLE_BUG;
-
-	return vdev->pci_2_3 && (!bug || vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX);
+	return vdev->pci_2_3 && (!vfio_pci_msi_needs_intx(vdev->pdev) ||
+				 vdev->irq_type == VFIO_PCI_INTX_IRQ_INDEX);
 }
 
 /* Its user may have cleared MSI Enable. */
@@ -528,17 +542,11 @@ static void vfio_pci_resume_dma(struct vfio_pci_core_device *vdev,
  * Doesn't wait for the device lock: whoever holds it may wait until the file is closed, and
  * LUO keeps the file open.
  */
-static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
+static int vfio_pci_freeze_device(struct vfio_pci_core_device *vdev, struct vfio_pci_ser *ser)
 {
-	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
-	struct vfio_pci_ser *ser = phys_to_virt(args->serialized_data);
 	bool kept = false;
 	const char *why;
 	int ret;
-
-	ret = pci_liveupdate_freeze();
-	if (ret)
-		return ret;
 
 	/* Attaching takes it, too: what is checked here is what goes into the kexec */
 	guard(rwsem_write)(&vdev->liveupdate.lock);
@@ -571,16 +579,33 @@ static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_BAR0_REGION_INDEX),
 			    VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_ROM_REGION_INDEX),
 			    true);
-	/* Importers access the device without asking vfio-pci */
-	vfio_pci_dma_buf_move(vdev, true);
 	vfio_pci_pause_dma(vdev, ser, kept);
 	memcpy(ser->data + ser->state_size, vdev->vconfig, ser->config_size);
+	return 0;
+}
+
+static int vfio_pci_freeze(struct liveupdate_file_op_args *args)
+{
+	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
+	int ret;
+
+	ret = pci_liveupdate_freeze();
+	if (!ret)
+		ret = vfio_pci_freeze_device(vdev, phys_to_virt(args->serialized_data));
+	if (ret)
+		return ret;
+
+	guard(mutex)(&vfio_pci_frozen_mutex);
+	list_add(&vdev->liveupdate.node, &vfio_pci_frozen);
 	return 0;
 }
 
 static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 {
 	struct vfio_pci_core_device *vdev = vfio_pci_from_file(args->file);
+
+	scoped_guard(mutex, &vfio_pci_frozen_mutex)
+		list_del(&vdev->liveupdate.node);
 
 	guard(rwsem_write)(&vdev->liveupdate.lock);
 	guard(mutex)(&vdev->igate);
@@ -590,9 +615,29 @@ static void vfio_pci_unfreeze(struct liveupdate_file_op_args *args)
 	vfio_pci_resume_dma(vdev, phys_to_virt(args->serialized_data));
 	vfio_pci_unmask_irqs(vdev);
 	vfio_pci_sleep(vdev);
-	if (__vfio_pci_memory_enabled(vdev))
-		vfio_pci_dma_buf_move(vdev, false);
 }
+
+/*
+ * Importers access the device without asking vfio-pci. Revoking a dma-buf can't be undone for all
+ * of them, so that is put off until no file can refuse the kexec any more.
+ */
+static int vfio_pci_reboot(struct notifier_block *nb, unsigned long action, void *data)
+{
+	struct vfio_pci_core_device *vdev;
+
+	guard(mutex)(&vfio_pci_frozen_mutex);
+
+	list_for_each_entry(vdev, &vfio_pci_frozen, liveupdate.node) {
+		guard(rwsem_write)(&vdev->memory_lock);
+		vfio_pci_dma_buf_move(vdev, true);
+	}
+
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block vfio_pci_reboot_nb = {
+	.notifier_call = vfio_pci_reboot,
+};
 
 /* Get what the previous kernel wrote; NULL if it isn't there, which LUO doesn't check. */
 static struct vfio_pci_ser *vfio_pci_get_ser(struct liveupdate_file_op_args *args)
@@ -814,21 +859,15 @@ static bool vfio_pci_give_up(struct liveupdate_file_op_args *args)
 	const struct vfio_pci_ser *ser = vfio_pci_get_ser(args);
 	struct pci_dev *pdev;
 
-	if (!ser)
+	/* -EBUSY: the device that it names is that of another file */
+	if (!ser || args->retrieve_status == -EBUSY)
 		return false;
 
-	/* The device is that of another file */
-	if (args->retrieve_status == -EBUSY)
-		return true;
-
 	pdev = pci_liveupdate_get_incoming(ser->domain, ser->bdf);
-	if (!pdev)
-		/* Another error has given it up */
-		return args->retrieve_status && args->retrieve_status != -ENODEV;
-
-	pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
+	if (pdev)
+		pci_liveupdate_abandon(pdev, "nobody has retrieved its file");
 	pci_dev_put(pdev);
-	return true;
+	return pci_liveupdate_was_preserved(ser->domain, ser->bdf);
 }
 
 /*
@@ -845,9 +884,8 @@ static bool vfio_pci_can_finish(struct liveupdate_file_op_args *args)
 		vdev = vfio_pci_from_file(args->file);
 		scoped_guard(mutex, &vdev->vdev.dev_set->lock)
 			vfio_pci_pause_unattached(vdev);
-	} else if (!vfio_pci_give_up(args) && pci_liveupdate_any_incoming()) {
-		pr_warn("it isn't known which device a preserved file is of: all memory of its session is held until the last session is finished\n");
-		args->hold = true;
+	} else if (!vfio_pci_give_up(args)) {
+		args->hold = pci_liveupdate_any_incoming();
 	}
 
 	return true;
@@ -947,8 +985,10 @@ void vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
 	ret = vfio_pci_register();
 	vfio_pci_is_registered = !ret;
 	if (ret && ret != -EOPNOTSUPP)
-		pr_warn("no device can be preserved, as registering with LUO has failed (%pe); load the module again\n",
+		pr_warn("no device can be preserved: registering with LUO has failed (%pe); reboot\n",
 			ERR_PTR(ret));
+	if (!ret)
+		register_reboot_notifier(&vfio_pci_reboot_nb);
 }
 
 /**
@@ -962,6 +1002,7 @@ void vfio_pci_liveupdate_unregister(void)
 	if (!vfio_pci_is_registered)
 		return;
 
+	unregister_reboot_notifier(&vfio_pci_reboot_nb);
 	pci_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 	iommu_liveupdate_unregister_flb(&vfio_pci_liveupdate_handler);
 	liveupdate_unregister_file_handler(&vfio_pci_liveupdate_handler);

@@ -411,7 +411,7 @@ IOMMU = [
     *(Scenario(f"unread_{name}", SWITCH, 2, options="--unread --sessions 2", on=DEMO,
                adopted=(2, 4, 0), checks=[checks.reused],
                answers={KEXEC: [handover.damage(how)]},
-               lines={(2, "vfio_pci: it isn't known which device a preserved file is of"): 1,
+               lines={(2, "luo: 'vfio-pci-v1' can't tell what the file with token"): 1,
                       (2, "0000:03:00.0: liveupdate: DMA stopped: nobody has retrieved"): 1,
                       (2, "0000:04:00.0: liveupdate: DMA stopped: no driver has finished"): 1},
                core=core)
@@ -841,6 +841,8 @@ VFIO = [
                 (1, "not preserved: virtual functions can't be"): 1,
                 (1, "not preserved: virtual functions are enabled"): 1},
          core="virtual functions, groups, VGA, ACS"),
+    vfio("removed", igbs(4), adopted=(1, 1, 0), on=DEMO, lines={(1, "VMM: removing"): 1},
+         core="a device is removed between freeze and kexec"),
     vfio("asleep", igbs(4), 4, adopted=(4, 4, 0), on=DEMO, lines=UNFROZEN, checks=[checks.awake],
          core="devices that are asleep, or exported, at the kexec"),
     # The address space of what is preserved stays as it is, and what it maps is preserved

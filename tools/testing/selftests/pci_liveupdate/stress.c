@@ -294,20 +294,22 @@ static bool all_done(void)
 	return true;
 }
 
-/* On a slow machine until all have done something */
+/* On a slow machine until all have done something. What was refused has waited already. */
 static void work(struct worker *worker, struct count *count, __u64 end, __u64 limit)
 {
 	while (now_ms() < end || (!all_done() && now_ms() < limit)) {
 		__u64 start = now_ms();
 		int done = worker->work();
 
-		if (done > 0)
+		if (done > 0) {
 			count->done += done;
-		else if (may_be_refused(worker, done))
+			usleep(rand() % (worker->pause * (now_ms() - start + 1) * 1000));
+		} else if (may_be_refused(worker, done)) {
 			count->refused++;
-		else
+			usleep(rand() % 20000);
+		} else {
 			die_errno(-done, "%s", worker->name);
-		usleep(rand() % (worker->pause * (now_ms() - start + 1) * 1000));
+		}
 	}
 }
 

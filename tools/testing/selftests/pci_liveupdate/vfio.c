@@ -1002,6 +1002,42 @@ static void vanished_1(void)
 	start_kernel();
 }
 
+/*
+ * The removal of the first one begins when it is frozen, so nobody can refuse the kexec any more;
+ * LUO has its file, so the removal never ends. The other ones, which nobody has open, are resumed
+ * before they are shut down, which takes a while.
+ */
+static void remove_when_frozen(struct device *dev)
+{
+	pid_t pid = check(fork(), "fork", dev->bdf);
+	__u16 vendor;
+
+	if (pid)
+		return;
+	while (pread(dev->vfio->fd, &vendor, sizeof(vendor),
+		     dev->vfio->config_space.offset) > 0)
+		;
+	expect(errno, EBUSY, "read", dev->bdf);
+	say("removing");
+	try_attribute(dev, "remove", "1");
+	_exit(1);
+}
+
+static void removed_1(void)
+{
+	create_iommu();
+	open_device(&devices[0]);
+	preserve_all();
+	remove_when_frozen(&devices[0]);
+	start_kernel();
+}
+
+static void removed_2(void)
+{
+	nr_devices = options.preserve;
+	retrieve_without(0, 0);
+}
+
 static void missing_2(void)
 {
 	retrieve_without(1, ENODEV);
@@ -1301,6 +1337,7 @@ static void asleep_1(void)
 	kexec_must_fail("with an ioeventfd");
 	prevent_freeze(devices[nr_devices - 1].vfio->fd, false, "last");
 	expect_state(sleeper, STATE_D3HOT, "unfrozen");
+	/* Wasn't revoked */
 	import_bar(buf, "unfrozen");
 	start_kernel();
 }
@@ -1554,6 +1591,8 @@ static __u16 set_acs(struct device *dev, __u16 control)
 		pos = EXT_CAP_NEXT(header);
 		check(pread(fd, &header, sizeof(header), pos), "read", path);
 	} while (EXT_CAP_ID(header) != PCI_EXT_CAP_ID_ACS && EXT_CAP_NEXT(header));
+	if (EXT_CAP_ID(header) != PCI_EXT_CAP_ID_ACS)
+		die("the port above %s has no ACS", dev->bdf);
 	check(pread(fd, &old, sizeof(old), pos + PCI_ACS_CTRL), "read", path);
 	check(pwrite(fd, &control, sizeof(control), pos + PCI_ACS_CTRL), "write", path);
 	close(fd);
@@ -1709,6 +1748,7 @@ static const struct test {
 	{ "pulled", { pulled_1, pulled_2 } },
 	{ "pending", { pending_1, pending_2 } },
 	{ "left", { left_1, left_2 } },
+	{ "removed", { removed_1, removed_2 } },
 	{ "vanished", { vanished_1, missing_2 } },
 	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
