@@ -37,9 +37,9 @@
  *
  * .retrieve
  *   Makes a file, connects the interrupt and, as the last step, takes the memory
- *   over. LUO calls .retrieve only once: if .retrieve fails, as when the driver
- *   isn't bound, the user won't get the device back. pci_liveupdate_abandon()
- *   then stops the device before .finish frees the memory.
+ *   over. If the driver isn't bound yet, it returns -EAGAIN, and LUO calls it again
+ *   when the user does. After any other error the user won't get the device back:
+ *   pci_liveupdate_abandon() stops the device before .finish frees the memory.
  *
  * .can_finish
  *   The last call before LUO frees memory of other files that the device may use. It
@@ -54,9 +54,8 @@
  * use is stopped, and leaves the live update. A device whose file waits to be
  * retrieved is left alone: the driver can be bound again.
  *
- * The module must be loaded before the first program opens /dev/liveupdate in the
- * next kernel, because LUO then looks for the handlers of all files. The module
- * can't be unloaded as long as LUO has one of its files.
+ * LUO loads the module by its alias when a file is retrieved. The module can't be
+ * unloaded as long as LUO has one of its files.
  */
 
 #include <linux/anon_inodes.h>
@@ -665,10 +664,8 @@ static int edu_retrieve(struct liveupdate_file_op_args *args)
 
 	guard(device)(&pdev->dev);
 
-	if (pdev->dev.driver != &edu_driver.driver) {
-		pci_liveupdate_abandon(pdev, "its driver isn't bound");
-		return -ENODEV;
-	}
+	if (pdev->dev.driver != &edu_driver.driver)
+		return -EAGAIN;
 
 	return edu_retrieve_device(pci_get_drvdata(pdev), ser, &args->file);
 }

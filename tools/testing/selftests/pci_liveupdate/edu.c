@@ -540,7 +540,9 @@ static void take_back(struct device *dev)
 	int err = fd < 0 ? -fd : 0;
 
 	if (is_removed(dev) || is_lost(dev)) {
-		must_refuse(err, ENODEV, "retrieve", dev->bdf);
+		/* An incoming device may get its driver back */
+		must_refuse(err, strcmp(options.remove, "forsaken") ? ENODEV : EAGAIN, "retrieve",
+			    dev->bdf);
 		return;
 	}
 	if (is_damaged(dev)) {

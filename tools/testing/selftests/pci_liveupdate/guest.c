@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 
 #include <linux/iommufd.h>
+#include <linux/kexec.h>
 #include <linux/vfio.h>
 
 #include "guest.h"
@@ -253,21 +254,20 @@ int watch_irq(int fd, __u32 index, const char *bdf)
 	return event;
 }
 
-/* Returns the error number, or 0 */
-int try_to_load(const char *kernel, const char *initrd, const char *cmdline)
+/* flags: of kexec_file_load(). Returns the error number, or 0 */
+int try_to_load(const char *kernel, const char *initrd, const char *cmdline, int flags)
 {
 	int kernel_fd = check(open(kernel, O_RDONLY), "open", kernel);
 	int initrd_fd = check(open(initrd, O_RDONLY), "open", initrd);
 	int err = syscall(SYS_kexec_file_load, kernel_fd, initrd_fd, strlen(cmdline) + 1,
-			  cmdline, 0) ? errno : 0;
+			  cmdline, flags) ? errno : 0;
 
 	close(kernel_fd);
 	close(initrd_fd);
 	return err;
 }
 
-/* With this one's command line and something appended. */
-void load_kernel(const char *kernel, const char *initrd, const char *append)
+static void load(const char *kernel, const char *initrd, const char *append, int flags)
 {
 	char old[1024] = "", cmdline[2048];
 	int cmdline_fd = check(open("/proc/cmdline", O_RDONLY), "open", "/proc/cmdline");
@@ -275,8 +275,20 @@ void load_kernel(const char *kernel, const char *initrd, const char *append)
 	check(read(cmdline_fd, old, sizeof(old) - 1), "read", "/proc/cmdline");
 	old[strcspn(old, "\n")] = '\0';
 	snprintf(cmdline, sizeof(cmdline), "%s %s", old, append);
-	expect(try_to_load(kernel, initrd, cmdline), 0, "kexec_file_load", kernel);
+	expect(try_to_load(kernel, initrd, cmdline, flags), 0, "kexec_file_load", kernel);
 	close(cmdline_fd);
+}
+
+/* With this one's command line and something appended. */
+void load_kernel(const char *kernel, const char *initrd, const char *append)
+{
+	load(kernel, initrd, append, 0);
+}
+
+/* One for a panic. */
+void load_crash_kernel(const char *kernel, const char *initrd, const char *append)
+{
+	load(kernel, initrd, append, KEXEC_FILE_ON_CRASH);
 }
 
 /* Returns the error number, or 0 */

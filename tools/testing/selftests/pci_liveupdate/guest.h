@@ -63,8 +63,9 @@ int watch_irq(int fd, __u32 index, const char *bdf);
 void show_path(const char *bdf);
 void mark_trace(void);
 
-int try_to_load(const char *kernel, const char *initrd, const char *cmdline);
+int try_to_load(const char *kernel, const char *initrd, const char *cmdline, int flags);
 void load_kernel(const char *kernel, const char *initrd, const char *append);
+void load_crash_kernel(const char *kernel, const char *initrd, const char *append);
 int unload_module(const char *name);
 void allow_sriov(void);
 void run(const char *program);

@@ -843,6 +843,12 @@ VFIO = [
          core="virtual functions, groups, VGA, ACS"),
     vfio("removed", igbs(4), adopted=(1, 1, 0), on=DEMO, lines={(1, "VMM: removing"): 1},
          core="a device is removed between freeze and kexec"),
+    *(vfio(name, igbs(1), updates=kernel, append="crashkernel=192M kho_scratch=32M,640M,128M", ram=LARGE, on=DEMO,
+           lines={(kernel, "sysrq: Trigger a crash"): 1, (kernel, "Kernel panic"): 1,
+                  (kernel, "Call Trace"): None, (kernel + 1, "VMM: dump"): 1}, core=core)
+      for name, kernel, core in (
+          ("panic", 1, "a panic while a device is preserved"),
+          ("panic_incoming", 2, "a panic after a live update"))),
     vfio("asleep", igbs(4), 4, adopted=(4, 4, 0), on=DEMO, lines=UNFROZEN, checks=[checks.awake],
          core="devices that are asleep, or exported, at the kexec"),
     # The address space of what is preserved stays as it is, and what it maps is preserved
@@ -922,7 +928,7 @@ EDU = [
         stopped={LAST: "removed before its live update was finished"},
         core="a native driver's device is removed before it is taken back"),
     edu("unbound_incoming", "--remove forsaken", on=DEBUG, leaks=False, intact=1,
-        allowed=(stop(LAST),), stopped={LAST: "its driver isn't bound"},
+        allowed=(stop(LAST),), stopped={LAST: UNWANTED},
         core="a native driver is unbound before it takes its device back"),
     edu("removed_retrieved", "--remove retrieved", on=DEBUG, leaks=False, watched=(FIRST,)),
     edu("unbound_retrieved", "--remove used", on=DEBUG, leaks=False, watched=(FIRST,)),

@@ -1058,6 +1058,59 @@ static void gone_2(void)
 	check_ordinary(removed);
 }
 
+/* ---- tests: a panic ---- */
+
+#define VMCORE "/proc/vmcore"
+
+static bool is_crash_kernel(void)
+{
+	return !access(VMCORE, F_OK);
+}
+
+static void crash_kernel(void)
+{
+	load_crash_kernel("/kernel", "/initrd.img", options.append);
+	say("panic");
+	write_text("/proc/sysrq-trigger", "c");
+	die("there was no panic");
+}
+
+/* The dump is there, nothing was handed over, and the device can be used. */
+static void check_crash_kernel(void)
+{
+	static char buffer[SZ_1M];
+	int fd = check(open(VMCORE, O_RDONLY), "open", VMCORE);
+	ssize_t length, total = 0;
+
+	while (total < SZ_64M && (length = check(read(fd, buffer, sizeof(buffer)), "read", VMCORE)))
+		if (!total && memcmp(buffer, "\177ELF", 4))
+			die("%s is no dump", VMCORE);
+		else
+			total += length;
+	close(fd);
+	if (total < SZ_64M)
+		die("%s has %zd bytes", VMCORE, total);
+	if (luo >= 0)
+		expect(-luo_retrieve_session(luo, "vmm"), ENOENT, "retrieve session", "vmm");
+	for_each_preserved(dev)
+		bind_driver(dev);
+	say("dump");
+}
+
+static void panic_1(void)
+{
+	open_and_preserve();
+	crash_kernel();
+}
+
+static void panic_2(void)
+{
+	if (is_crash_kernel())
+		check_crash_kernel();
+	else
+		crash_kernel();
+}
+
 /* ---- tests: kinds of devices ---- */
 
 static void set_intx(struct device *dev, __u32 action, __u32 count)
@@ -1749,6 +1802,8 @@ static const struct test {
 	{ "pending", { pending_1, pending_2 } },
 	{ "left", { left_1, left_2 } },
 	{ "removed", { removed_1, removed_2 } },
+	{ "panic", { panic_1, panic_2 } },
+	{ "panic_incoming", { usual_1, panic_2 } },
 	{ "vanished", { vanished_1, missing_2 } },
 	{ "gone", { usual_1, gone_2 } },
 	{ "kinds", { kinds_1, kinds_2 } },
@@ -1831,7 +1886,9 @@ int main(int argc, char *argv[])
 	options.preserve = min(options.preserve, nr_devices);
 
 	say("stage %d", stage);
-	luo = check(luo_open_device(), "open", LUO_DEVICE);
+	luo = luo_open_device();
+	if (!is_crash_kernel())
+		check(luo, "open", LUO_DEVICE);
 	if (stage == 1) {
 		load_kernel("/kernel", "/initrd.img", options.append);
 		create_memory();

@@ -115,7 +115,7 @@ static void fail_to_load(const char *kernel, const char *initrd)
 	static char cmdline[3000];
 
 	memset(cmdline, 'x', sizeof(cmdline) - 1);
-	expect(try_to_load(kernel, initrd, cmdline), EINVAL, "kexec_file_load",
+	expect(try_to_load(kernel, initrd, cmdline, 0), EINVAL, "kexec_file_load",
 	       "long command line");
 }
 
