@@ -580,8 +580,9 @@ SEQUENCES = [
     Scenario("crash", SWITCH, options="--crash", on=DEMO, adopted=(1, 3, 0),
              lines={(2, "VMM: crashed"): 1},
              core="a VMM that has retrieved all files dies, another one takes over"),
-    # Back to an older kernel, and on from there
+    # Back to an older kernel, and on from there. What is freed doesn't look like a table
     Scenario("older", SWITCH, 2, options="--older", updates=2, adopted=(2, 4, 0), on=DEMO,
+             append="init_on_free=1",
              answers={KEXEC: [handover.read_table], SECOND_KEXEC: [handover.read_table]},
              checks=[*checks.FULL, checks.versions],
              core="a table of the version before"),
@@ -843,7 +844,8 @@ VFIO = [
          core="virtual functions, groups, VGA, ACS"),
     vfio("removed", igbs(4), adopted=(1, 1, 0), on=DEMO, lines={(1, "VMM: removing"): 1},
          core="a device is removed between freeze and kexec"),
-    *(vfio(name, igbs(1), updates=kernel, append="crashkernel=192M kho_scratch=32M,640M,128M", ram=LARGE, on=DEMO,
+    *(vfio(name, igbs(1), updates=kernel, ram=LARGE, on=DEMO,
+           append="crashkernel=192M kho_scratch=32M,640M,128M",
            lines={(kernel, "sysrq: Trigger a crash"): 1, (kernel, "Kernel panic"): 1,
                   (kernel, "Call Trace"): None, (kernel + 1, "VMM: dump"): 1}, core=core)
       for name, kernel, core in (
