@@ -289,6 +289,9 @@ breakage "driver_override decides" $incoming \
 breakage "a hotplug controller behind PCI Express has no driver" $ports \
 	"$(within pci_lacks_hotplug_driver 's/pci_pcie_type\(dev\) == PCI_EXP_TYPE_PCI_BRIDGE/false/')" \
 	shpc "HPC vendor_id"
+breakage "a neighbour takes the IOMMU group" $incoming \
+	"$(within pci_liveupdate_check_group 's/return found \?/return false ?/')" \
+	sibling "has a driver"
 breakage "a contained port stays so" drivers/pci/pcie/dpc.c \
 	's/irq_wake_thread.*/;/' \
 	kunit "not ok .* release_contained_port"

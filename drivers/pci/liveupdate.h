@@ -16,6 +16,7 @@
 void pci_liveupdate_setup_device(struct pci_dev *dev);
 int pci_liveupdate_device_add(struct pci_dev *dev);
 int pci_liveupdate_match_driver(struct pci_dev *dev, const struct device_driver *drv);
+int pci_liveupdate_check_group(struct pci_dev *dev);
 bool pci_liveupdate_bar_masks(struct pci_dev *dev, int count, unsigned int pos,
 			      u32 *masks, bool rom);
 bool pci_liveupdate_bridge_windows(struct pci_dev *bridge);
@@ -57,6 +58,11 @@ static inline int pci_liveupdate_match_driver(struct pci_dev *dev,
 					      const struct device_driver *drv)
 {
 	return device_match_driver_override(&dev->dev, drv);
+}
+
+static inline int pci_liveupdate_check_group(struct pci_dev *dev)
+{
+	return 0;
 }
 
 static inline bool pci_liveupdate_bar_masks(struct pci_dev *dev, int count,

@@ -13,6 +13,7 @@
 #include <linux/bits.h>
 #include <linux/cleanup.h>
 #include <linux/device.h>
+#include <linux/iommu.h>
 #include <linux/iommu_liveupdate.h>
 #include <linux/liveupdate.h>
 #include <linux/lockdep.h>
@@ -470,6 +471,43 @@ int pci_liveupdate_match_driver(struct pci_dev *dev, const struct device_driver 
 	}
 
 	return device_match_driver_override(&dev->dev, drv);
+}
+
+static int pci_is_of_another_driver(struct device *dev, void *drv)
+{
+	struct pci_dev *pdev = dev_is_pci(dev) ? to_pci_dev(dev) : NULL;
+
+	lockdep_assert_held(&pci_liveupdate_mutex);
+
+	return pdev && pdev->liveupdate.incoming && pci_is_endpoint(pdev) &&
+	       strcmp(pdev->liveupdate.record->driver, ((struct device_driver *)drv)->name);
+}
+
+/**
+ * pci_liveupdate_check_group - Check whether a driver may use the DMA API for a device
+ * @dev: device that is being bound to such a driver
+ *
+ * If a device in its IOMMU group is incoming, the group belongs to the driver of that device, be
+ * it bound already or not: the user of a vfio device couldn't get it back.
+ *
+ * Context: the lock of @dev is held. May sleep.
+ * Return: 0; -EPROBE_DEFER if @dev must wait until the other device is ordinary.
+ */
+int pci_liveupdate_check_group(struct pci_dev *dev)
+{
+	struct iommu_group *group;
+	int found;
+
+	group = pci_liveupdate_is_incoming(dev) ? NULL : iommu_group_get(&dev->dev);
+	if (!group)
+		return 0;
+
+	scoped_guard(mutex, &pci_liveupdate_mutex)
+		found = iommu_group_for_each_dev(group, dev->dev.driver, pci_is_of_another_driver);
+	iommu_group_put(group);
+
+	return found ? dev_err_probe(&dev->dev, -EPROBE_DEFER,
+				     "a device in its IOMMU group waits for its user\n") : 0;
 }
 
 /* What enumeration asks */

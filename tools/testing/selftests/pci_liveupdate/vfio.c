@@ -1058,6 +1058,38 @@ static void gone_2(void)
 	check_ordinary(removed);
 }
 
+/* ---- tests: a neighbour in the IOMMU group ---- */
+
+/* Not preserved. Its native driver is a module. */
+static struct device sibling = { .bdf = "0000:01:02.0" };
+
+static bool is_bound(struct device *dev)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver", dev->bdf);
+	return !access(path, F_OK);
+}
+
+static void sibling_2(void)
+{
+	int session = retrieve_session("vmm");
+
+	run("insmod /edu.ko");
+	if (is_bound(&sibling))
+		die("%s has a driver", sibling.bdf);
+	retrieve_memory(session);
+	create_iommu();
+	for_each_device(dev)
+		retrieve_device(session, dev);
+	finish(session);
+	for_each_device(dev)
+		close_device(dev);
+	probe(&sibling);
+	wait_for(LIMIT_MS, is_bound(&sibling), "%s to be bound", sibling.bdf);
+	expect(unload_module("edu_liveupdate"), 0, "unload", "edu");
+}
+
 /* ---- tests: a panic ---- */
 
 #define VMCORE "/proc/vmcore"
@@ -1802,6 +1834,7 @@ static const struct test {
 	{ "pending", { pending_1, pending_2 } },
 	{ "left", { left_1, left_2 } },
 	{ "removed", { removed_1, removed_2 } },
+	{ "sibling", { usual_1, sibling_2 } },
 	{ "panic", { panic_1, panic_2 } },
 	{ "panic_incoming", { usual_1, panic_2 } },
 	{ "vanished", { vanished_1, missing_2 } },
