@@ -52,7 +52,7 @@
  * outgoing to ordinary  the last file is unpreserved    LUO's lock of the FLB
  * ordinary to incoming  pci_liveupdate_setup_device()   pci_rescan_remove_lock
  * incoming to ordinary  pci_liveupdate_device_add(),    pci_rescan_remove_lock
- *                       out of memory or too late
+ *                       too late
  * incoming to ordinary  pci_liveupdate_finish()         &luo_session.mutex, the device
  *                                                       lock, or a driver's
  * incoming to ordinary  pci_liveupdate_abandon(),       &luo_session.mutex, or a
@@ -114,7 +114,8 @@
  * Only the mutex of an IOMMU group nests inside it, see iommu_liveupdate_finish(). It nests
  * inside LUO's locks of the session, the file and the FLB (LUO's callbacks take it), inside
  * pci_rescan_remove_lock (enumeration and removal take it), and inside device locks
- * (unbinding and drivers take it) and vfio's of a device set. LUO's FLB locks are also taken
+ * (unbinding and drivers take it), vfio's of a device set, and the chain of reboot notifiers, in
+ * which nobody may wait for a lock that is outside of it. LUO's FLB locks are also taken
  * inside pci_rescan_remove_lock (by enumeration and removal), device locks and that of a device
  * set. So no FLB callback may take any of these, and pci_liveupdate_preserve(), which LUO calls
  * with &luo_session.mutex held, only tries pci_rescan_remove_lock.
@@ -495,17 +496,19 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_any_incoming);
  * For the .can_finish of a file whose device isn't incoming.
  *
  * Context: called from .can_finish of a file handler. May sleep.
- * Return: true if the previous kernel's table has a device there, whatever has become of it: the
- * device was stopped, or isn't there.
+ * Return: true if the previous kernel's table has a device there, and enumeration has found one:
+ * whatever that is, it is ordinary, or was stopped.
  */
 bool pci_liveupdate_was_preserved(u32 domain, u16 bdf)
 {
+	unsigned long key = pci_record_key(domain, bdf);
 	const struct pci_dev_ser *rec;
 
 	guard(mutex)(&pci_liveupdate_mutex);
 
-	rec = xa_load(&pci_incoming.index, pci_record_key(domain, bdf));
-	return rec && !(rec->flags & PCI_DEV_SER_BRIDGE);
+	rec = xa_load(&pci_incoming.index, key);
+	return rec && !(rec->flags & PCI_DEV_SER_BRIDGE) &&
+	       xa_get_mark(&pci_incoming.index, key, PCI_RECORD_FOUND);
 }
 EXPORT_SYMBOL_GPL(pci_liveupdate_was_preserved);
 
@@ -680,6 +683,9 @@ void pci_liveupdate_remove_device(struct pci_dev *dev)
  */
 static int pci_liveupdate_reboot(struct notifier_block *nb, unsigned long action, void *data)
 {
+	if (!kexec_in_progress)
+		return NOTIFY_DONE;
+
 	guard(mutex)(&pci_liveupdate_mutex);
 
 	return NOTIFY_DONE;

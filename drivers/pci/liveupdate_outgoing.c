@@ -244,8 +244,9 @@ static int pci_outgoing_get(struct pci_dev *dev)
 		list_add_tail(&dev->liveupdate.node, &pci_outgoing.devices);
 		WRITE_ONCE(dev->liveupdate.outgoing, rec);
 		/*
-		 * The last chance of its driver to act is .freeze of the file handler. A bridge
-		 * without Bus Master Enable forwards nothing upstream (PCIe r7.0, sec 7.5.1.1.3).
+		 * Nothing shuts it down at the kexec: the last chance of its driver to act is
+		 * .freeze of the file handler, and a bridge without Bus Master Enable forwards
+		 * nothing upstream (PCIe r7.0, sec 7.5.1.1.3).
 		 */
 		dev_set_goes_on(&dev->dev);
 		trace_pci_liveupdate_preserve(dev);
@@ -362,7 +363,7 @@ static bool pci_has_lost_isolation(struct pci_dev *dev)
 	/* Up to what ACS isolates */
 	while ((pos = pci_upstream_bridge(dev)) &&
 	       !pci_acs_path_enabled(pos, NULL, PCI_ACS_ISOLATION)) {
-		if (pos->dev.iommu_group != group)
+		if (pos->dev.iommu_group && pos->dev.iommu_group != group)
 			return true;
 		dev = pos;
 	}
@@ -371,7 +372,7 @@ static bool pci_has_lost_isolation(struct pci_dev *dev)
 		return false;
 
 	list_for_each_entry(pos, &dev->bus->devices, bus_list) {
-		if (PCI_SLOT(pos->devfn) == PCI_SLOT(dev->devfn) &&
+		if (PCI_SLOT(pos->devfn) == PCI_SLOT(dev->devfn) && pos->dev.iommu_group &&
 		    pos->dev.iommu_group != group && !pci_acs_enabled(pos, PCI_ACS_ISOLATION))
 			return true;
 	}
@@ -583,8 +584,8 @@ static const char *pci_cannot_leave(struct pci_dev *dev)
 {
 	/*
 	 * A removal holds the lock of the device until its user has let go, and may hold
-	 * pci_rescan_remove_lock. device_shutdown() would wait for the lock, and nobody
-	 * could do anything any more.
+	 * pci_rescan_remove_lock. device_shutdown() would wait for the lock of a device that
+	 * isn't outgoing, and a port's driver for the other one.
 	 */
 	if (pci_is_locked(dev))
 		return "it is being reset, removed or unbound; try again, or stop its user";

@@ -832,7 +832,7 @@ static int edu_register_handler(void)
 	return ret;
 }
 
-/* Driver first: once the handler exists, files can be retrieved, and only once. */
+/* Driver first: once the handler exists, files can be retrieved. */
 static int __init edu_init(void)
 {
 	int ret;

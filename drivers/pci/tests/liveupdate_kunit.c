@@ -1788,11 +1788,19 @@ static void get_reset(struct kunit *test)
 	pci_write_config_dword(dev, PCI_BASE_ADDRESS_0, 0);
 	pci_write_config_word(dev, PCI_COMMAND, 0);
 
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_any_incoming());
 	KUNIT_EXPECT_NULL(test, pci_liveupdate_get_incoming(FAKE_DOMAIN, LEFT_0));
 	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LEFT_0)) &
 			   PCI_COMMAND_MASTER);
 	expect_ordinary(test, host, LEFT_0);
 	expect_ordinary(test, host, BRIDGE_TOP);
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_any_incoming());
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_was_preserved(FAKE_DOMAIN, LEFT_0));
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_was_preserved(FAKE_DOMAIN, LEFT_1));
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_was_preserved(FAKE_DOMAIN, BRIDGE_TOP));
+	/* Not found yet: it may be running */
+	xa_clear_mark(&pci_incoming.index, pci_record_key(FAKE_DOMAIN, LEFT_0), PCI_RECORD_FOUND);
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_was_preserved(FAKE_DOMAIN, LEFT_0));
 }
 
 /* The last file is finished, but not for the user of one device. */

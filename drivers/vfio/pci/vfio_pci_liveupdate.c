@@ -93,9 +93,11 @@
 
 #include "vfio_pci_priv.h"
 
+static bool vfio_pci_is_registered;
+
 /* Devices that are frozen, by &vfio_pci_liveupdate.node */
 static LIST_HEAD(vfio_pci_frozen);
-/* Protects the list. Outside memory_lock, inside the lock of LUO's session. */
+/* Protects the list. Outside memory_lock, inside LUO's session and the reboot notifiers' chain. */
 static DEFINE_MUTEX(vfio_pci_frozen_mutex);
 
 /* The operations of vfio-pci's devices; variant drivers have their own */
@@ -940,8 +942,6 @@ static struct liveupdate_file_handler vfio_pci_liveupdate_handler = {
 
 MODULE_ALIAS_LIVEUPDATE(VFIO_PCI_LIVEUPDATE_COMPATIBLE);
 
-static bool vfio_pci_is_registered;
-
 static int vfio_pci_register(void)
 {
 	int ret;
@@ -985,7 +985,7 @@ void vfio_pci_liveupdate_register(const struct vfio_device_ops *ops)
 	ret = vfio_pci_register();
 	vfio_pci_is_registered = !ret;
 	if (ret && ret != -EOPNOTSUPP)
-		pr_warn("no device can be preserved: registering with LUO has failed (%pe); reboot\n",
+		pr_warn("no device can be preserved: registering with LUO has failed (%pe); reload vfio-pci, or reboot\n",
 			ERR_PTR(ret));
 	if (!ret)
 		register_reboot_notifier(&vfio_pci_reboot_nb);

@@ -61,7 +61,7 @@ static_assert(sizeof(struct pci_ser) == 24);
 /** PCI_DEV_SER_BRIDGE - The record belongs to a PCI-to-PCI bridge. */
 #define PCI_DEV_SER_BRIDGE		BIT(0)
 
-/** PCI_DEV_SER_OVERRIDE - The administrator had set the device's driver_override. */
+/** PCI_DEV_SER_OVERRIDE - The device's driver_override was the name of its driver. */
 #define PCI_DEV_SER_OVERRIDE		BIT(1)
 
 /** PCI_DEV_SER_IO_WINDOW - The bridge has an I/O window. */
