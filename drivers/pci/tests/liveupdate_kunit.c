@@ -18,6 +18,7 @@
 #include <linux/delay.h>
 #include <linux/fault-inject.h>
 #include <linux/irq.h>
+#include <linux/irqdesc.h>
 #include <linux/kho/abi/kexec_handover.h>
 #include <linux/kho_radix_tree.h>
 #include <linux/libfdt.h>
@@ -2603,7 +2604,8 @@ static struct pcie_device *fake_service(struct kunit *test, struct pci_dev *port
 	return service;
 }
 
-static void start_dpc(struct kunit *test, struct pci_dev *port)
+/* Returns its interrupt. */
+static int start_dpc(struct kunit *test, struct pci_dev *port)
 {
 	struct device_driver *driver = driver_find("dpc", &pcie_port_bus_type);
 	struct pcie_device *service = fake_service(test, port);
@@ -2612,6 +2614,7 @@ static void start_dpc(struct kunit *test, struct pci_dev *port)
 	KUNIT_ASSERT_EQ(test, 0, to_service_driver(driver)->probe(service));
 	/* Also waits for the handler's thread */
 	synchronize_irq(service->irq);
+	return service->irq;
 }
 
 /* A card was pulled, and nobody has seen the interrupt of its port, which doesn't come again. */
@@ -2619,6 +2622,7 @@ static void release_contained_port(struct kunit *test)
 {
 	struct fake_host *host = fake_host(test, FAKE_DOMAIN, 0);
 	struct fake_function *contained, *other;
+	int irqs[2];
 	u16 ports[] = { PCI_DEVID(0, PCI_DEVFN(1, 0)), PCI_DEVID(0, PCI_DEVFN(2, 0)) };
 
 	contained = fake_dpc_port(test, host, ports[0], 1,
@@ -2631,7 +2635,7 @@ static void release_contained_port(struct kunit *test)
 		port->is_hotplug_bridge = true;
 		fake_set(fake_function(host, ports[i]), AER_POS + PCI_ERR_UNCOR_STATUS, 4,
 			 PCI_ERR_UNC_SURPDN, 0);
-		start_dpc(test, port);
+		irqs[i] = start_dpc(test, port);
 	}
 
 	KUNIT_EXPECT_EQ(test, 0, contained->config[DPC_POS + PCI_EXP_DPC_STATUS]);
@@ -2640,6 +2644,14 @@ static void release_contained_port(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, other->config[DPC_POS + PCI_EXP_DPC_STATUS]);
 	KUNIT_EXPECT_EQ(test, PCI_ERR_UNC_SURPDN & 0xff,
 			other->config[AER_POS + PCI_ERR_UNCOR_STATUS]);
+
+	/* Once more, with an interrupt: unless that is cleared, it is the last one */
+	contained->config[AER_POS + PCI_ERR_UNCOR_STATUS] = PCI_ERR_UNC_SURPDN;
+	contained->config[DPC_POS + PCI_EXP_DPC_STATUS] =
+		PCI_EXP_DPC_STATUS_TRIGGER | PCI_EXP_DPC_STATUS_INTERRUPT;
+	KUNIT_EXPECT_EQ(test, 0, generic_handle_irq_safe(irqs[0]));
+	synchronize_irq(irqs[0]);
+	KUNIT_EXPECT_EQ(test, 0, contained->config[DPC_POS + PCI_EXP_DPC_STATUS]);
 }
 #endif
 
