@@ -106,12 +106,22 @@ static int try_attribute(struct device *dev, const char *name, const char *text)
 	return -try_write(path, text);
 }
 
-static bool is_there(struct device *dev)
+static bool has_entry(struct device *dev, const char *name)
 {
 	char path[PATH_MAX];
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s", dev->bdf);
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/%s", dev->bdf, name);
 	return !access(path, F_OK);
+}
+
+static bool is_there(struct device *dev)
+{
+	return has_entry(dev, "");
+}
+
+static bool is_bound(struct device *dev)
+{
+	return has_entry(dev, "driver");
 }
 
 static bool has_cdev(struct device *dev)
@@ -1062,14 +1072,6 @@ static void gone_2(void)
 
 /* Not preserved. Its native driver is a module. */
 static struct device sibling = { .bdf = "0000:01:02.0" };
-
-static bool is_bound(struct device *dev)
-{
-	char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver", dev->bdf);
-	return !access(path, F_OK);
-}
 
 static void sibling_2(void)
 {
