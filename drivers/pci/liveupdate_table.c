@@ -448,27 +448,24 @@ int pci_incoming_load(struct pci_incoming *in, u64 pa)
  * Context: any; the caller makes sure that @state doesn't change.
  * Return: the number of bytes that the state needs.
  */
-size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
-				  void *buf, size_t size)
+size_t pci_liveupdate_write_state(struct pci_saved_state *state, void *buf, size_t size)
 {
 	size_t need = sizeof(struct pci_state_ser) + sizeof(struct pci_cap_ser);
 	const struct pci_cap_saved_data *cap;
 	struct pci_state_ser *ser = buf;
 	struct pci_cap_ser *out;
 
-	for (cap = (const void *)state->caps; cap->size;
-	     cap = (void *)cap + sizeof(*cap) + cap->size)
+	for (cap = pci_saved_state_caps(state); cap->size; cap = (void *)cap->data + cap->size)
 		need += sizeof(*out) + cap->size;
 
 	if (need > size)
 		return need;
 
 	memset(buf, 0, need);
-	memcpy(ser->config, state->config_space, sizeof(ser->config));
+	memcpy(ser->config, pci_saved_state_config(state), sizeof(ser->config));
 
 	out = (void *)ser->caps;
-	for (cap = (const void *)state->caps; cap->size;
-	     cap = (void *)cap + sizeof(*cap) + cap->size) {
+	for (cap = pci_saved_state_caps(state); cap->size; cap = (void *)cap->data + cap->size) {
 		out->id = cap->cap_nr;
 		out->extended = cap->cap_extended;
 		out->size = cap->size;
@@ -511,13 +508,13 @@ struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size)
 
 	/* A capability's header has the same size in memory as in @buf. */
 	static_assert(sizeof(*cap) == sizeof(*in));
-	state = kzalloc(size, GFP_KERNEL);
+	state = pci_alloc_saved_state(size - sizeof(*ser));
 	if (!state)
 		return ERR_PTR(-ENOMEM);
 
-	memcpy(state->config_space, ser->config, sizeof(ser->config));
+	memcpy(pci_saved_state_config(state), ser->config, sizeof(ser->config));
 
-	cap = (void *)state->caps;
+	cap = pci_saved_state_caps(state);
 	for (in = (const void *)ser->caps; in->id;
 	     in = (const void *)in->data + in->size) {
 		cap->cap_nr = in->id;

@@ -76,8 +76,7 @@ bool pci_liveupdate_any_incoming(void);
 bool pci_liveupdate_was_preserved(u32 domain, u16 bdf);
 struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf);
 
-size_t pci_liveupdate_write_state(const struct pci_saved_state *state,
-				  void *buf, size_t size);
+size_t pci_liveupdate_write_state(struct pci_saved_state *state, void *buf, size_t size);
 struct pci_saved_state *pci_liveupdate_read_state(const void *buf, size_t size);
 
 #else /* CONFIG_PCI_LIVEUPDATE */
@@ -138,9 +137,8 @@ static inline struct pci_dev *pci_liveupdate_get_incoming(u32 domain, u16 bdf)
 	return NULL;
 }
 
-static inline size_t
-pci_liveupdate_write_state(const struct pci_saved_state *state, void *buf,
-			   size_t size)
+static inline size_t pci_liveupdate_write_state(struct pci_saved_state *state, void *buf,
+						size_t size)
 {
 	return 0;
 }

@@ -2553,6 +2553,34 @@ static void adopt_other_settings(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, dev->ari_enabled);
 }
 
+/* BAR 0 of a device without a driver can be resized, but not while it is preserved. */
+static void refuse_resize(struct kunit *test)
+{
+	struct fake_host *host = fake_host(test, FAKE_DOMAIN, 0);
+	struct fake_function *fn = fake_endpoint(test, host, 0);
+	struct pci_dev *dev;
+
+	fake_express(fn, PCI_EXP_TYPE_RC_END, 0);
+	fake_set(fn, PCI_BASE_ADDRESS_0, 4, 0x80000000, ~0xfffff);
+	fake_set(fn, PCI_CFG_SPACE_SIZE, 4, PCI_EXT_CAP_ID_REBAR | 1 << 16, 0);
+	fake_set(fn, PCI_CFG_SPACE_SIZE + PCI_REBAR_CAP, 4, 0x3 << 4, 0);
+	fake_set(fn, PCI_CFG_SPACE_SIZE + PCI_REBAR_CTRL, 4, 1 << 5, 0x3f << 8);
+	fake_scan(test, host);
+	file_preserve(test);
+	preserve(test, host, 0);
+	next_kernel(test, host);
+
+	dev = fake_dev(test, host, 0);
+	fake_set(fn, PCI_COMMAND, 2, 0, 0);
+	clear_changes(host);
+	KUNIT_EXPECT_EQ(test, -EBUSY, pci_resize_resource(dev, 0, 1, 0));
+	KUNIT_EXPECT_EQ(test, 0, fn->nr_changes);
+
+	/* There are no addresses for it in this fake host */
+	pci_liveupdate_finish(dev);
+	KUNIT_EXPECT_EQ(test, -EINVAL, pci_resize_resource(dev, 0, 1, 0));
+}
+
 /* Saved configuration state */
 
 #ifdef CONFIG_PCIE_DPC
@@ -2655,6 +2683,8 @@ static void release_contained_port(struct kunit *test)
 }
 #endif
 
+KUNIT_DEFINE_ACTION_WRAPPER(fake_state_free, kfree, const void *);
+
 static struct pci_saved_state *fake_state(struct kunit *test)
 {
 	static const struct {
@@ -2662,13 +2692,14 @@ static struct pci_saved_state *fake_state(struct kunit *test)
 		u8 extended;
 		u8 size;
 	} caps[] = { { PCI_CAP_ID_EXP, 0, 14 }, { PCI_EXT_CAP_ID_LTR, 1, 4 } };
-	struct pci_saved_state *state = kunit_kzalloc(test, 256, GFP_KERNEL);
+	struct pci_saved_state *state = pci_alloc_saved_state(192);
 	struct pci_cap_saved_data *cap;
 
 	KUNIT_ASSERT_NOT_NULL(test, state);
-	for (int i = 0; i < ARRAY_SIZE(state->config_space); i++)
-		state->config_space[i] = 0x01020304 * (i + 1);
-	cap = (void *)state->caps;
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, fake_state_free, state));
+	for (int i = 0; i < 16; i++)
+		pci_saved_state_config(state)[i] = 0x01020304 * (i + 1);
+	cap = pci_saved_state_caps(state);
 	for (int i = 0; i < ARRAY_SIZE(caps); i++) {
 		cap->cap_nr = caps[i].id;
 		cap->cap_extended = caps[i].extended;
@@ -3969,6 +4000,7 @@ static struct kunit_case liveupdate_cases[] = {
 #endif
 	KUNIT_CASE(adopt_bridge_without_buses),
 	KUNIT_CASE(adopt_other_settings),
+	KUNIT_CASE(refuse_resize),
 	KUNIT_CASE(remove_incoming),
 	KUNIT_CASE(abandon),
 	KUNIT_CASE(disable_incoming),
