@@ -15,7 +15,7 @@ work=$out/off
 not_ours='kernel/liveupdate/(luo_core|luo_session|luo_file|luo_flb|luo_image|kexec_handover|kho_block).o'
 not_ours+='|kernel/kexec_(core|file).o|arch/x86/kernel/(crash|kexec-bzimage64|machine_kexec_64).o'
 not_ours+='|drivers/vfio/pci/(vfio_pci_config|vfio_pci_intrs|vfio-pci-core).o'
-not_ours+='|drivers/base/core.o|drivers/pci/(msi/msi|pcie/dpc).o'
+not_ours+='|drivers/base/core.o|drivers/pci/(msi/msi|pcie/dpc|pci-sysfs).o'
 not_ours+='|drivers/iommu/(intel/(iommu|pasid)|generic_pt/fmt/iommu_[a-z0-9_]*).o'
 not_ours+='|drivers/iommu/iommufd/[a-z_]*.o'
 

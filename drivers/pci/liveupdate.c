@@ -44,7 +44,7 @@
  * ====================  ==============================  =========================
  * From and to           Moved by                        Also held
  * ====================  ==============================  =========================
- * ordinary to outgoing  pci_liveupdate_preserve()       pci_rescan_remove_lock,
+ * ordinary to outgoing  pci_liveupdate_preserve()       pci_rescan_remove_lock, pci_bus_sem,
  *                                                       &luo_session.mutex
  * outgoing to ordinary  pci_liveupdate_unpreserve()     &luo_session.mutex
  * outgoing to ordinary  pci_liveupdate_unbind_device()  the device lock
@@ -61,7 +61,7 @@
  * incoming to ordinary  the last file is finished       LUO's lock of the FLB
  * ====================  ==============================  =========================
  *
- * pci_liveupdate_preserve() only tries pci_rescan_remove_lock. For a device that is both,
+ * pci_liveupdate_preserve() only tries the first two. For a device that is both,
  * pci_liveupdate_remove_device() ends both states, any other function only one. A bridge
  * becomes outgoing with the first outgoing device below it, and ordinary with the last such
  * device. A bridge becomes incoming when enumeration finds it, and ordinary with the last
@@ -113,12 +113,12 @@
  *
  * Only the mutex of an IOMMU group nests inside it, see iommu_liveupdate_finish(). It nests
  * inside LUO's locks of the session, the file and the FLB (LUO's callbacks take it), inside
- * pci_rescan_remove_lock (enumeration and removal take it), and inside device locks
- * (unbinding and drivers take it), vfio's of a device set, and the chain of reboot notifiers, in
- * which nobody may wait for a lock that is outside of it. LUO's FLB locks are also taken
- * inside pci_rescan_remove_lock (by enumeration and removal), device locks and that of a device
- * set. So no FLB callback may take any of these, and pci_liveupdate_preserve(), which LUO calls
- * with &luo_session.mutex held, only tries pci_rescan_remove_lock.
+ * pci_rescan_remove_lock (enumeration and removal take it) and then pci_bus_sem, and inside
+ * device locks (unbinding and drivers take it), vfio's of a device set, and the chain of reboot
+ * notifiers, in which nobody may wait for a lock that is outside of it. LUO's FLB locks are also
+ * taken inside pci_rescan_remove_lock (by enumeration and removal), device locks and that of a
+ * device set. So no FLB callback may take any of these, and pci_liveupdate_preserve(), which LUO calls
+ * with &luo_session.mutex held, only tries pci_rescan_remove_lock and pci_bus_sem.
  *
  * pci_liveupdate_preserve() waits for pci_restart_bridges() while LUO and the caller hold
  * locks. So pci_restart_bridges() only tries device locks, except that device_attach()
@@ -309,8 +309,9 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * * -EBUSY: @dev is outgoing already, or the table has been handed over
  * * -EINVAL: @dev can't be preserved; a warning says why
  * * -ENODEV: @dev has been removed
- * * -EAGAIN: for a second, a rescan, a hot-plug or a removal has held pci_rescan_remove_lock
- * * -EINTR: the caller got a signal while it waited for that lock
+ * * -EAGAIN: for a second, a rescan, a hot-plug or a removal has held pci_rescan_remove_lock, or
+ *   error recovery pci_bus_sem
+ * * -EINTR: the caller got a signal while it waited for these locks
  * * -ENOENT: there is no outgoing table, as the caller isn't .preserve
  * * -ENOMEM, -ENOSPC: the table can't grow; nothing has changed
  * * the error of pm_runtime_resume_and_get(): @dev can't be brought to D0

@@ -142,11 +142,6 @@ static inline bool pci_liveupdate_keep_master(struct pci_dev *dev)
 	return false;
 }
 
-static inline bool pci_liveupdate_is_preserved(struct pci_dev *dev)
-{
-	return false;
-}
-
 static inline void pci_liveupdate_unbind_device(struct pci_dev *dev)
 {
 }
@@ -155,7 +150,8 @@ static inline void pci_liveupdate_remove_device(struct pci_dev *dev)
 {
 }
 
-/* A macro, as gcc 14 orders the caller's code differently for an inline function */
+/* Macros, as gcc 14 orders the caller's code differently for inline functions */
+#define pci_liveupdate_is_preserved(dev)	((void)(dev), false)
 #define pci_liveupdate_assign_all_busses()	pcibios_assign_all_busses()
 
 #endif /* CONFIG_PCI_LIVEUPDATE */

@@ -25,6 +25,7 @@
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
+#include <linux/rwsem.h>
 #include <linux/string.h>
 
 #include "liveupdate.h"
@@ -426,21 +427,40 @@ static const char *pci_cannot_preserve(struct pci_dev *dev)
 #define PCI_RESCAN_TRIES	100
 #define PCI_RESCAN_WAIT_MS	10
 
+static bool pci_trylock_topology(void)
+{
+	if (!mutex_trylock(&pci_rescan_remove_lock))
+		return false;
+	if (down_write_trylock(&pci_bus_sem))
+		return true;
+
+	pci_unlock_rescan_remove();
+	return false;
+}
+
+static void pci_unlock_topology(void)
+{
+	up_write(&pci_bus_sem);
+	pci_unlock_rescan_remove();
+}
+
 /*
  * Enumeration tests pci_liveupdate_is_preserved() of a bridge and then writes to the bridge, both
- * under pci_rescan_remove_lock. Only try that lock: a removal, or sriov_numvfs, holds it while it
- * waits for the users of a device, and the caller may be one of these users.
+ * under pci_rescan_remove_lock; a driver that resizes a BAR does so under pci_bus_sem. Only try
+ * these locks: a removal, or sriov_numvfs, holds the first one while it waits for the users of a
+ * device, and the caller may be one of these users; error recovery holds the second one while it
+ * waits for device locks.
  */
-static int pci_trylock_rescan_remove(struct pci_dev *dev)
+static int pci_wait_for_topology(struct pci_dev *dev)
 {
 	for (int i = 0; i < PCI_RESCAN_TRIES; i++) {
-		if (mutex_trylock(&pci_rescan_remove_lock))
+		if (pci_trylock_topology())
 			return 0;
 		if (msleep_interruptible(PCI_RESCAN_WAIT_MS))
 			return -EINTR;
 	}
 
-	pci_warn(dev, "not preserved: some PCI device is being added or removed, perhaps until its user closes it; try again\n");
+	pci_warn(dev, "not preserved: some PCI device is being added, recovered or removed, perhaps until its user closes it; try again\n");
 	return -EAGAIN;
 }
 
@@ -480,12 +500,12 @@ int pci_outgoing_preserve(struct pci_dev *dev)
 {
 	int err;
 
-	err = pci_trylock_rescan_remove(dev);
+	err = pci_wait_for_topology(dev);
 	if (err)
 		return err;
 
 	err = pci_outgoing_try_preserve(dev);
-	pci_unlock_rescan_remove();
+	pci_unlock_topology();
 	return err;
 }
 

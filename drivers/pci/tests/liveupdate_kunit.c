@@ -977,6 +977,11 @@ static void preserve_when_it_cannot(struct kunit *test)
 	expect_refused(test, dev, -EAGAIN);
 	pci_unlock_rescan_remove();
 
+	/* As a driver that resizes a BAR */
+	down_read(&pci_bus_sem);
+	expect_refused(test, dev, -EAGAIN);
+	up_read(&pci_bus_sem);
+
 	kexec_in_progress = true;
 	expect_refused(test, dev, -EBUSY);
 	kexec_in_progress = false;
