@@ -47,22 +47,22 @@
  * ordinary to outgoing  pci_liveupdate_preserve()       pci_rescan_remove_lock, pci_bus_sem,
  *                                                       &luo_session.mutex
  * outgoing to ordinary  pci_liveupdate_unpreserve()     &luo_session.mutex
- * outgoing to ordinary  pci_liveupdate_unbind_device()  the device lock
- * outgoing to ordinary  pci_liveupdate_remove_device()  pci_rescan_remove_lock
+ * outgoing to ordinary  pci_outgoing_unbind()           the device lock
+ * outgoing to ordinary  pci_liveupdate_remove()         pci_rescan_remove_lock
  * outgoing to ordinary  the last file is unpreserved    LUO's lock of the FLB
  * ordinary to incoming  pci_liveupdate_setup_device()   pci_rescan_remove_lock
- * incoming to ordinary  pci_liveupdate_device_add(),    pci_rescan_remove_lock
+ * incoming to ordinary  pci_incoming_register(),        pci_rescan_remove_lock
  *                       too late
  * incoming to ordinary  pci_liveupdate_finish()         &luo_session.mutex, the device
  *                                                       lock, or a driver's
  * incoming to ordinary  pci_liveupdate_abandon(),       &luo_session.mutex, or a
  *                       pci_liveupdate_get_incoming()   driver's locks
- * incoming to ordinary  pci_liveupdate_remove_device()  pci_rescan_remove_lock
+ * incoming to ordinary  pci_liveupdate_remove()         pci_rescan_remove_lock
  * incoming to ordinary  the last file is finished       LUO's lock of the FLB
  * ====================  ==============================  =========================
  *
  * pci_liveupdate_preserve() only tries the first two. For a device that is both,
- * pci_liveupdate_remove_device() ends both states, any other function only one. A bridge
+ * pci_liveupdate_remove() ends both states, any other function only one. A bridge
  * becomes outgoing with the first outgoing device below it, and ordinary with the last such
  * device. A bridge becomes incoming when enumeration finds it, and ordinary with the last
  * device that its record counts; or when the last file is finished, unless a device below it
@@ -82,12 +82,14 @@
 
 #include <linux/bitfield.h>
 #include <linux/cleanup.h>
+#include <linux/device/bus.h>
 #include <linux/err.h>
 #include <linux/io.h>
 #include <linux/iommu_liveupdate.h>
 #include <linux/kexec.h>
 #include <linux/kexec_handover.h>
 #include <linux/kho_block.h>
+#include <linux/limits.h>
 #include <linux/liveupdate.h>
 #include <linux/minmax.h>
 #include <linux/module.h>
@@ -655,16 +657,13 @@ bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pa
 	return false;
 }
 
-/**
- * pci_liveupdate_remove_device - Forget a device that is removed
- * @dev: device whose driver is unbound and whose registration is being undone
- *
- * Ends both states of the device, and puts its references on the bridges above, even
- * if its driver finishes or unpreserves the device only later.
- *
- * Context: pci_rescan_remove_lock is held. May sleep.
+/* What the driver core tells */
+
+/*
+ * Ends both states of the device, and puts its references on the bridges above, even if its
+ * driver finishes or unpreserves the device only later.
  */
-void pci_liveupdate_remove_device(struct pci_dev *dev)
+static void pci_liveupdate_remove(struct pci_dev *dev)
 {
 	pci_incoming_leave(dev, "removed before its live update was finished");
 
@@ -674,6 +673,38 @@ void pci_liveupdate_remove_device(struct pci_dev *dev)
 		pci_incoming_end(dev);
 	pci_outgoing_forget(dev, "removed");
 }
+
+static int pci_liveupdate_bus_notify(struct notifier_block *nb, unsigned long action, void *data)
+{
+	struct pci_dev *dev = to_pci_dev(data);
+
+	switch (action) {
+	case BUS_NOTIFY_ADD_DEVICE:
+		pci_incoming_register(dev);
+		break;
+	case BUS_NOTIFY_UNBOUND_DRIVER:
+		pci_outgoing_unbind(dev);
+		break;
+	case BUS_NOTIFY_DEL_DEVICE:
+		pci_liveupdate_remove(dev);
+		break;
+	}
+
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block pci_liveupdate_bus_nb = {
+	.notifier_call = pci_liveupdate_bus_notify,
+	/* If the DMA of a device must be stopped, then before its IOMMU translates for it */
+	.priority = INT_MAX,
+};
+
+/* After pci_bus_type is there, and before anything enumerates */
+static int __init pci_liveupdate_init_bus(void)
+{
+	return bus_register_notifier(&pci_bus_type, &pci_liveupdate_bus_nb);
+}
+postcore_initcall_sync(pci_liveupdate_init_bus);
 
 /* Kexec, suspend and hibernation */
 

@@ -14,7 +14,6 @@
 #ifdef CONFIG_PCI_LIVEUPDATE
 
 void pci_liveupdate_setup_device(struct pci_dev *dev);
-int pci_liveupdate_device_add(struct pci_dev *dev);
 int pci_liveupdate_match_driver(struct pci_dev *dev, const struct device_driver *drv);
 int pci_liveupdate_check_group(struct pci_dev *dev);
 bool pci_liveupdate_bar_masks(struct pci_dev *dev, int count, unsigned int pos,
@@ -34,8 +33,6 @@ bool pci_liveupdate_starts_services(struct pci_dev *port);
 bool pci_liveupdate_keep_resource(struct pci_dev *dev, struct resource *res);
 bool pci_liveupdate_keep_master(struct pci_dev *dev);
 bool pci_liveupdate_is_preserved(struct pci_dev *dev);
-void pci_liveupdate_unbind_device(struct pci_dev *dev);
-void pci_liveupdate_remove_device(struct pci_dev *dev);
 
 /* Renumbering the buses would cut off the devices that a live update keeps running. */
 static inline bool pci_liveupdate_assign_all_busses(void)
@@ -47,11 +44,6 @@ static inline bool pci_liveupdate_assign_all_busses(void)
 
 static inline void pci_liveupdate_setup_device(struct pci_dev *dev)
 {
-}
-
-static inline int pci_liveupdate_device_add(struct pci_dev *dev)
-{
-	return device_add(&dev->dev);
 }
 
 static inline int pci_liveupdate_match_driver(struct pci_dev *dev,
@@ -140,14 +132,6 @@ static inline bool pci_liveupdate_keep_resource(struct pci_dev *dev,
 static inline bool pci_liveupdate_keep_master(struct pci_dev *dev)
 {
 	return false;
-}
-
-static inline void pci_liveupdate_unbind_device(struct pci_dev *dev)
-{
-}
-
-static inline void pci_liveupdate_remove_device(struct pci_dev *dev)
-{
 }
 
 /* Macros, as gcc 14 orders the caller's code differently for inline functions */

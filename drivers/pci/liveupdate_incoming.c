@@ -412,40 +412,36 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
 }
 
 /**
- * pci_liveupdate_device_add - Add a device that may be incoming
- * @dev: the device
+ * pci_incoming_register - Take note of an incoming device that the driver core knows
+ * @dev: device that is being added, and may be incoming
  *
- * Enumeration calls this function in place of device_add().
+ * From here on pci_flb_finish() finds @dev. If the last file was finished after enumeration
+ * had marked @dev, but before pci_flb_finish() could find it, nobody will finish it.
  *
- * Holds a reference on the incoming table until device_add() has returned: pci_flb_finish()
- * finds only devices that the driver core knows.
- *
- * Context: enumeration, with pci_rescan_remove_lock held or at boot. May sleep.
- * Return: the result of device_add().
+ * Context: enumeration, with pci_rescan_remove_lock held or at boot; no driver can bind yet.
+ * May sleep.
  */
-int pci_liveupdate_device_add(struct pci_dev *dev)
+void pci_incoming_register(struct pci_dev *dev)
 {
 	struct pci_incoming *in;
-	int ret;
 
 	if (!pci_liveupdate_is_incoming(dev))
-		return device_add(&dev->dev);
+		return;
 
-	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in)) {
-		/* The last file was finished after enumeration had marked @dev. */
-		scoped_guard(mutex, &pci_liveupdate_mutex) {
+	if (liveupdate_flb_get_incoming(&pci_liveupdate_flb, (void **)&in))
+		in = NULL;
+
+	scoped_guard(mutex, &pci_liveupdate_mutex) {
+		if (dev->liveupdate.incoming && in) {
+			pci_incoming_device_add(in, dev);
+		} else if (dev->liveupdate.incoming) {
 			pci_liveupdate_quiesce(dev, "found after its live update was finished");
 			pci_incoming_release(dev);
 		}
-		return device_add(&dev->dev);
 	}
 
-	scoped_guard(mutex, &pci_liveupdate_mutex)
-		pci_incoming_device_add(in, dev);
-
-	ret = device_add(&dev->dev);
-	liveupdate_flb_put_incoming(&pci_liveupdate_flb);
-	return ret;
+	if (in)
+		liveupdate_flb_put_incoming(&pci_liveupdate_flb);
 }
 
 /**

@@ -75,12 +75,14 @@ void pci_incoming_free(struct pci_incoming *in);
 int pci_outgoing_preserve(struct pci_dev *dev);
 void pci_outgoing_put_path(struct pci_dev *dev, struct pci_dev *end);
 void pci_outgoing_forget(struct pci_dev *dev, const char *what);
+void pci_outgoing_unbind(struct pci_dev *dev);
 void pci_outgoing_drop_all(void);
 void pci_outgoing_set_version(u32 version);
 int pci_outgoing_check_image(void);
 
 /* liveupdate_incoming.c */
 void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why);
+void pci_incoming_register(struct pci_dev *dev);
 void pci_incoming_end(struct pci_dev *dev);
 void pci_incoming_release_path(struct pci_dev *dev);
 void pci_incoming_release_all(void);

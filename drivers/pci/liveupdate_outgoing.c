@@ -473,7 +473,7 @@ static int pci_outgoing_try_preserve(struct pci_dev *dev)
 	/* The table was handed over: see pci_liveupdate_reboot() */
 	if (kexec_in_progress)
 		return -EBUSY;
-	/* pci_liveupdate_remove_device() has run, and won't run again to drop a record. */
+	/* Once pci_liveupdate_remove() has run, nobody drops a record any more */
 	if (test_bit(PCI_DEV_REMOVED, &dev->priv_flags))
 		return -ENODEV;
 	if (dev->liveupdate.outgoing)
@@ -541,15 +541,15 @@ void pci_outgoing_forget(struct pci_dev *dev, const char *what)
 }
 
 /**
- * pci_liveupdate_unbind_device - Forget an outgoing device that was unbound
- * @dev: device whose driver's .remove has run
+ * pci_outgoing_unbind - Forget an outgoing device that was unbound
+ * @dev: device whose driver is gone
  *
  * The driver has stopped the device, so there is nothing to hand over. An incoming
  * device stays incoming, and waits for its driver to be bound again.
  *
  * Context: the lock of @dev is held. May sleep.
  */
-void pci_liveupdate_unbind_device(struct pci_dev *dev)
+void pci_outgoing_unbind(struct pci_dev *dev)
 {
 	guard(mutex)(&pci_liveupdate_mutex);
 

@@ -28,7 +28,7 @@ struct pci_saved_state;
  *                     finish; for a bridge, the number of such devices below it.
  * @record:            Copy of the incoming record, which the device owns; NULL if the
  *                     device isn't incoming. Enumeration reads it without a lock: it
- *                     stays until pci_liveupdate_device_add() at least.
+ *                     stays until the device is registered, at least.
  * @acs_ctrl:          ACS Control that was adopted. Kept as long as the device
  *                     exists.
  * @acs_adopted:       @acs_ctrl is valid.
