@@ -104,7 +104,7 @@ breakage "buses are renumbered" $core \
 	"$(within pci_liveupdate_keep_bus_numbers 's/pci_liveupdate_under_way\(\)/false/')" \
 	switch_two_nics_renumber "the guest ended while we waited for 'VMM: finished'"
 breakage "MSI is turned off" $incoming \
-	"$(within pci_liveupdate_keep_msi 's/pci_liveupdate_is_incoming\(dev\)/false/')" \
+	"$(within pci_liveupdate_adopt_msi 's/pci_liveupdate_is_incoming\(dev\)/false/')" \
 	root_port "MSI.* Message Control .*->"
 breakage "services stay away" $ports \
 	"$(within pci_restart_bridge_locked 's/pcie_portdrv_start_services\(dev\);//')" \

@@ -22,8 +22,7 @@ bool pci_liveupdate_bridge_windows(struct pci_dev *bridge);
 void pci_liveupdate_claim_resources(struct pci_bus *bus);
 int pci_liveupdate_max_vf_buses(struct pci_dev *dev);
 bool pci_liveupdate_can_init_sriov(struct pci_dev *dev);
-bool pci_liveupdate_keep_msi(struct pci_dev *dev);
-int pci_liveupdate_ptm_enabled(struct pci_dev *dev);
+bool pci_liveupdate_adopt_msi(struct pci_dev *dev);
 bool pci_liveupdate_keep_acs(struct pci_dev *dev);
 bool pci_liveupdate_keep_bus_numbers(void);
 bool pci_liveupdate_can_scan(struct pci_dev *bridge, u32 buses, int *max, int pass);
@@ -82,14 +81,9 @@ static inline bool pci_liveupdate_can_init_sriov(struct pci_dev *dev)
 	return true;
 }
 
-static inline bool pci_liveupdate_keep_msi(struct pci_dev *dev)
+static inline bool pci_liveupdate_adopt_msi(struct pci_dev *dev)
 {
 	return false;
-}
-
-static inline int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
-{
-	return 0;
 }
 
 static inline bool pci_liveupdate_keep_acs(struct pci_dev *dev)

@@ -13,6 +13,8 @@
 #include <linux/bits.h>
 #include <linux/cleanup.h>
 #include <linux/device.h>
+#include <linux/dma-mapping.h>
+#include <linux/idr.h>
 #include <linux/iommu.h>
 #include <linux/iommu_liveupdate.h>
 #include <linux/liveupdate.h>
@@ -334,6 +336,13 @@ static const char *pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *d
 		dev->broken_intx_masking = 1;
 	if (bridge)
 		pci_incoming_adopt_ari(dev);
+	/* Mailboxes and streams may be in use: pci_init_capabilities() doesn't look for any */
+#ifdef CONFIG_PCI_DOE
+	xa_init(&dev->doe_mbs);
+#endif
+#ifdef CONFIG_PCI_IDE
+	ida_init(&dev->ide_stream_ida);
+#endif
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
 	return NULL;
 }
@@ -403,6 +412,8 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
 	WRITE_ONCE(dev->liveupdate.held, true);
 
 	if (!pci_is_endpoint(dev)) {
+		/* As long as the bridge is there */
+		pci_get_ptm(dev);
 		in->nr_bridges++;
 		return;
 	}
@@ -671,41 +682,42 @@ bool pci_liveupdate_can_init_sriov(struct pci_dev *dev)
 	       dev->liveupdate.record->flags & PCI_DEV_SER_SRIOV;
 }
 
-/**
- * pci_liveupdate_keep_msi - Check whether MSI and MSI-X must stay enabled
- * @dev: device that enumeration found with MSI or MSI-X enabled
- *
- * Return: true if @dev is incoming. pci_incoming_let_go() then turns off what the
- * driver of @dev doesn't use.
- */
-bool pci_liveupdate_keep_msi(struct pci_dev *dev)
+/* Return where a capability is, and its flags in @val; 0 for both if @dev hasn't got it. */
+static u16 pci_find_flags(struct pci_dev *dev, int id, int flags, u16 *val)
 {
+	u16 pos = pci_find_capability(dev, id);
+
+	*val = 0;
+	if (pos)
+		pci_read_config_word(dev, pos + flags, val);
+	return pos;
+}
+
+/**
+ * pci_liveupdate_adopt_msi - Take MSI and MSI-X over as they are
+ * @dev: device that enumeration sets up
+ *
+ * In place of pci_msi_init() and pci_msix_init(), which turn both off. pci_incoming_let_go()
+ * turns off what the driver of @dev doesn't use.
+ *
+ * Return: true if @dev is incoming; false if the caller must initialize both.
+ */
+bool pci_liveupdate_adopt_msi(struct pci_dev *dev)
+{
+	u16 msi, msix;
+
 	if (!pci_liveupdate_is_incoming(dev))
 		return false;
 
-	dev->liveupdate.msi_adopted = true;
+	dev->msi_cap = pci_find_flags(dev, PCI_CAP_ID_MSI, PCI_MSI_FLAGS, &msi);
+	if (dev->msi_cap && !(msi & PCI_MSI_FLAGS_64BIT))
+		dev->msi_addr_mask = DMA_BIT_MASK(32);
+	dev->msix_cap = pci_find_flags(dev, PCI_CAP_ID_MSIX, PCI_MSIX_FLAGS, &msix);
+
+	dev->liveupdate.msi_adopted = msi & PCI_MSI_FLAGS_ENABLE ||
+				      msix & PCI_MSIX_FLAGS_ENABLE;
 	return true;
 }
-
-#ifdef CONFIG_PCIE_PTM
-/**
- * pci_liveupdate_ptm_enabled - Get the initial number of users of a device's PTM
- * @dev: device with the PTM capability that is being enumerated
- *
- * Return: 1 for an incoming bridge that has PTM enabled, so that PTM stays enabled
- * until the bridge is enumerated again; 0 for any other device.
- */
-int pci_liveupdate_ptm_enabled(struct pci_dev *dev)
-{
-	u32 ctrl;
-
-	if (pci_is_endpoint(dev) || !pci_liveupdate_is_incoming(dev))
-		return 0;
-
-	pci_read_config_dword(dev, dev->ptm_cap + PCI_PTM_CTRL, &ctrl);
-	return ctrl & PCI_PTM_CTRL_ENABLE ? 1 : 0;
-}
-#endif
 
 /**
  * pci_liveupdate_keep_acs - Keep ACS Control as it was adopted

@@ -250,6 +250,7 @@ static int pci_outgoing_get(struct pci_dev *dev)
 		 * nothing upstream (PCIe r7.0, sec 7.5.1.1.3).
 		 */
 		dev_set_goes_on(&dev->dev);
+		dev->liveupdate.ptm_held = !pci_is_endpoint(dev) && pci_get_ptm(dev);
 		trace_pci_liveupdate_preserve(dev);
 		pci_dbg(dev, "preserved\n");
 	}
@@ -262,6 +263,8 @@ static void pci_outgoing_drop(struct pci_dev *dev)
 {
 	pci_outgoing_free(dev);
 	dev_clear_goes_on(&dev->dev);
+	if (dev->liveupdate.ptm_held)
+		pci_put_ptm(dev);
 	WRITE_ONCE(dev->liveupdate.outgoing, NULL);
 	list_del(&dev->liveupdate.node);
 	trace_pci_liveupdate_unpreserve(dev);

@@ -16,6 +16,7 @@
 #include <linux/debug_locks.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
+#include <linux/dma-mapping.h>
 #include <linux/fault-inject.h>
 #include <linux/irq.h>
 #include <linux/irqdesc.h>
@@ -2189,9 +2190,7 @@ static void no_table(struct kunit *test)
 							  bars, false));
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_bridge_windows(dev));
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_can_init_sriov(dev));
-	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_msi(dev));
-	if (IS_ENABLED(CONFIG_PCIE_PTM))
-		KUNIT_EXPECT_EQ(test, 0, pci_liveupdate_ptm_enabled(dev));
+	KUNIT_EXPECT_FALSE(test, pci_liveupdate_adopt_msi(dev));
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_acs(dev));
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_resource(dev, &dev->resource[0]));
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_defer_services(dev));
@@ -2498,7 +2497,7 @@ static void read_golden_table(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, dev->is_physfn);
 	KUNIT_EXPECT_STREQ(test, "fake-vfio", rec->driver);
 	KUNIT_EXPECT_PTR_EQ(test, &fake_driver, dev->driver);
-	KUNIT_EXPECT_TRUE(test, pci_liveupdate_keep_msi(dev));
+	KUNIT_EXPECT_TRUE(test, pci_liveupdate_adopt_msi(dev));
 	/* A ROM that is off may get another address */
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_keep_resource(dev, &dev->resource[0]));
 	KUNIT_EXPECT_FALSE(test, pci_liveupdate_keep_resource(dev, rom_res));
@@ -2521,8 +2520,6 @@ static void read_golden_table(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, dev->pref_64_window);
 	KUNIT_EXPECT_TRUE(test, dev->ari_enabled);
 	KUNIT_EXPECT_TRUE(test, dev->config_rrs_sv);
-	if (IS_ENABLED(CONFIG_PCIE_PTM))
-		KUNIT_EXPECT_EQ(test, 0, pci_liveupdate_ptm_enabled(dev));
 	KUNIT_EXPECT_TRUE(test, pci_liveupdate_defer_services(dev));
 
 	/* Put back after a reset, left alone without one */
@@ -2557,6 +2554,191 @@ static void adopt_other_settings(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0x01, dev->liveupdate.acs_ctrl);
 	KUNIT_EXPECT_FALSE(test, dev->ari_enabled);
 }
+
+/* What devices at the ends of one link share */
+
+#define LINK_PORT	PCI_DEVID(0, PCI_DEVFN(0, 0))
+#define LINK_NIC	PCI_DEVID(1, PCI_DEVFN(0, 0))
+#define LINK_OTHER	PCI_DEVID(1, PCI_DEVFN(0, 1))
+
+/* A root port and a device with two functions, not scanned yet */
+static struct fake_host *fake_link(struct kunit *test)
+{
+	struct fake_host *host = fake_host(test, FAKE_DOMAIN, 0);
+
+	fake_express(fake_bridge(test, host, LINK_PORT, 1, 1), PCI_EXP_TYPE_ROOT_PORT, 0);
+	fake_express(fake_endpoint(test, host, LINK_NIC), PCI_EXP_TYPE_ENDPOINT, 0);
+	fake_express(fake_endpoint(test, host, LINK_OTHER), PCI_EXP_TYPE_ENDPOINT, 0);
+	return host;
+}
+
+/* The NIC is preserved, and the next kernel has enumerated the device. */
+static void next_kernel_with_link(struct kunit *test, struct fake_host *host)
+{
+	struct fake_table *table;
+
+	preserve(test, host, LINK_NIC);
+	table = end_kernel(test, host);
+	fake_retrieve(fake_table_pa(table));
+	clear_changes(host);
+	fake_scan(test, host);
+	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_PORT)->nr_changes);
+	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_NIC)->nr_changes);
+}
+
+/* The user had MSI on, and the driver doesn't use it. */
+static void turn_msi_off(struct kunit *test)
+{
+	struct fake_host *host = fake_link(test);
+	struct fake_function *fn = fake_function(host, LINK_NIC);
+	struct pci_dev *dev;
+
+	fake_set(fn, 0x41, 1, 0x80, 0);
+	fake_set(fn, 0x80, 2, PCI_CAP_ID_MSI, 0);
+	fake_scan(test, host);
+	fake_set(fn, 0x80 + PCI_MSI_FLAGS, 2, PCI_MSI_FLAGS_ENABLE, PCI_MSI_FLAGS_ENABLE);
+
+	file_preserve(test);
+	next_kernel_with_link(test, host);
+	dev = fake_dev(test, host, LINK_NIC);
+	KUNIT_EXPECT_EQ(test, 0x80, dev->msi_cap);
+	KUNIT_EXPECT_EQ(test, DMA_BIT_MASK(32), dev->msi_addr_mask);
+	KUNIT_EXPECT_TRUE(test, fn->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
+
+	pci_liveupdate_finish(dev);
+	KUNIT_EXPECT_FALSE(test, fn->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
+}
+
+#ifdef CONFIG_PCI_IDE
+/* Looking for mailboxes and streams would write to them. */
+static void leave_mailboxes(struct kunit *test)
+{
+	struct fake_host *host = fake_link(test);
+	struct fake_function *port = fake_function(host, LINK_PORT);
+
+	fake_scan(test, host);
+	fake_set(fake_function(host, LINK_NIC), PCI_CFG_SPACE_SIZE, 4,
+		 PCI_EXT_CAP_ID_DOE | 1 << 16, 0);
+	fake_set(port, PCI_CFG_SPACE_SIZE, 4, PCI_EXT_CAP_ID_IDE | 1 << 16, 0);
+	fake_set(port, PCI_CFG_SPACE_SIZE + PCI_IDE_CAP, 4, PCI_IDE_CAP_SELECTIVE, 0);
+
+	file_preserve(test);
+	next_kernel_with_link(test, host);
+	KUNIT_EXPECT_EQ(test, 0, fake_dev(test, host, LINK_PORT)->ide_cap);
+}
+#endif
+
+#ifdef CONFIG_PCIE_PTM
+static struct fake_host *fake_ptm(struct kunit *test, u32 port_ctrl)
+{
+	struct fake_host *host = fake_link(test);
+	struct fake_function *fn;
+	unsigned long bdf;
+
+	xa_for_each(&host->functions, bdf, fn) {
+		fake_set(fn, PCI_CFG_SPACE_SIZE, 4, PCI_EXT_CAP_ID_PTM | 1 << 16, 0);
+		fake_set(fn, PCI_CFG_SPACE_SIZE + PCI_PTM_CAP, 4, PCI_PTM_CAP_REQ, 0);
+		fake_set(fn, PCI_CFG_SPACE_SIZE + PCI_PTM_CTRL, 4, 0, 0xff03);
+	}
+	fn = fake_function(host, LINK_PORT);
+	fake_set(fn, PCI_CFG_SPACE_SIZE + PCI_PTM_CAP, 4, PCI_PTM_CAP_RES | PCI_PTM_CAP_ROOT, 0);
+	fake_set(fn, PCI_CFG_SPACE_SIZE + PCI_PTM_CTRL, 4, port_ctrl, 0xff03);
+	fake_scan(test, host);
+	file_preserve(test);
+	return host;
+}
+
+/* The driver of another function turns PTM on, and off again. */
+static void switch_ptm(struct kunit *test, struct fake_host *host)
+{
+	struct pci_dev *other = fake_dev(test, host, LINK_OTHER);
+
+	clear_changes(host);
+	KUNIT_EXPECT_EQ(test, 0, pci_enable_ptm(other));
+	pci_disable_ptm(other);
+	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_PORT)->nr_changes);
+	KUNIT_EXPECT_NE(test, 0, fake_function(host, LINK_OTHER)->nr_changes);
+}
+
+static void keep_ptm_on(struct kunit *test)
+{
+	/* As firmware has left it: this kernel doesn't know of a user */
+	struct fake_host *host = fake_ptm(test, PCI_PTM_CTRL_ENABLE | PCI_PTM_CTRL_ROOT);
+	struct pci_dev *port = fake_dev(test, host, LINK_PORT);
+
+	preserve(test, host, LINK_NIC);
+	switch_ptm(test, host);
+	clear_changes(host);
+	unpreserve(test, host, LINK_NIC);
+	KUNIT_EXPECT_FALSE(test, pcie_ptm_enabled(port));
+	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_PORT)->nr_changes);
+
+	next_kernel_with_link(test, host);
+	switch_ptm(test, host);
+	pci_liveupdate_finish(fake_dev(test, host, LINK_NIC));
+	switch_ptm(test, host);
+}
+
+static void keep_ptm_off(struct kunit *test)
+{
+	struct fake_host *host = fake_ptm(test, 0);
+	struct pci_dev *other;
+
+	next_kernel_with_link(test, host);
+	other = fake_dev(test, host, LINK_OTHER);
+	clear_changes(host);
+	KUNIT_EXPECT_EQ(test, -EINVAL, pci_enable_ptm(other));
+	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_PORT)->nr_changes);
+
+	pci_liveupdate_finish(fake_dev(test, host, LINK_NIC));
+	KUNIT_EXPECT_EQ(test, 0, pci_enable_ptm(other));
+	KUNIT_EXPECT_TRUE(test, fake_function(host, LINK_PORT)->config[PCI_CFG_SPACE_SIZE +
+								       PCI_PTM_CTRL] &
+			  PCI_PTM_CTRL_ENABLE);
+}
+#endif
+
+#ifdef CONFIG_PCIEASPM
+static u8 link_control(struct fake_host *host, u16 bdf)
+{
+	return fake_function(host, bdf)->config[0x40 + PCI_EXP_LNKCTL];
+}
+
+/* ASPM is on, and both ends could use a common clock, which isn't set up. */
+static void adopt_link(struct kunit *test)
+{
+	struct fake_host *host = fake_link(test);
+	struct fake_function *fn;
+	unsigned long bdf;
+
+	xa_for_each(&host->functions, bdf, fn) {
+		/* Any latency is fine */
+		fake_set(fn, 0x40 + PCI_EXP_DEVCAP, 4, PCI_EXP_DEVCAP_RBER |
+			 PCI_EXP_DEVCAP_L0S | PCI_EXP_DEVCAP_L1, 0);
+		fake_set(fn, 0x40 + PCI_EXP_LNKCAP, 4, PCI_EXP_LNKCAP_ASPM_L0S |
+			 PCI_EXP_LNKCAP_ASPM_L1, 0);
+	}
+	fake_scan(test, host);
+	xa_for_each(&host->functions, bdf, fn) {
+		fake_set(fn, 0x40 + PCI_EXP_LNKCTL, 2, PCI_EXP_LNKCTL_ASPMC,
+			 PCI_EXP_LNKCTL_ASPMC | PCI_EXP_LNKCTL_CCC);
+		fake_set(fn, 0x40 + PCI_EXP_LNKSTA, 2, PCI_EXP_LNKSTA_SLC, 0);
+	}
+
+	file_preserve(test);
+	next_kernel_with_link(test, host);
+	KUNIT_EXPECT_EQ(test, 0, pci_disable_link_state(fake_dev(test, host, LINK_NIC),
+							PCIE_LINK_STATE_L1));
+	KUNIT_EXPECT_EQ(test, PCI_EXP_LNKCTL_ASPMC, link_control(host, LINK_PORT));
+	KUNIT_EXPECT_EQ(test, PCI_EXP_LNKCTL_ASPMC, link_control(host, LINK_NIC));
+
+	/* What it was is known: only what is turned off changes */
+	pci_liveupdate_finish(fake_dev(test, host, LINK_NIC));
+	pci_disable_link_state(fake_dev(test, host, LINK_NIC), PCIE_LINK_STATE_L1);
+	KUNIT_EXPECT_EQ(test, PCI_EXP_LNKCTL_ASPM_L0S, link_control(host, LINK_PORT));
+	KUNIT_EXPECT_EQ(test, PCI_EXP_LNKCTL_ASPM_L0S, link_control(host, LINK_NIC));
+}
+#endif
 
 /* BAR 0 of a device without a driver can be resized, but not while it is preserved. */
 static void refuse_resize(struct kunit *test)
@@ -4005,6 +4187,17 @@ static struct kunit_case liveupdate_cases[] = {
 #endif
 	KUNIT_CASE(adopt_bridge_without_buses),
 	KUNIT_CASE(adopt_other_settings),
+	KUNIT_CASE(turn_msi_off),
+#ifdef CONFIG_PCI_IDE
+	KUNIT_CASE(leave_mailboxes),
+#endif
+#ifdef CONFIG_PCIE_PTM
+	KUNIT_CASE(keep_ptm_on),
+	KUNIT_CASE(keep_ptm_off),
+#endif
+#ifdef CONFIG_PCIEASPM
+	KUNIT_CASE(adopt_link),
+#endif
 	KUNIT_CASE(refuse_resize),
 	KUNIT_CASE(remove_incoming),
 	KUNIT_CASE(abandon),
