@@ -119,8 +119,8 @@
  * device locks (unbinding and drivers take it), vfio's of a device set, and the chain of reboot
  * notifiers, in which nobody may wait for a lock that is outside of it. LUO's FLB locks are also
  * taken inside pci_rescan_remove_lock (by enumeration and removal), device locks and that of a
- * device set. So no FLB callback may take any of these, and pci_liveupdate_preserve(), which LUO calls
- * with &luo_session.mutex held, only tries pci_rescan_remove_lock and pci_bus_sem.
+ * device set. So no FLB callback may take any of these, and pci_liveupdate_preserve(), which LUO
+ * calls with &luo_session.mutex held, only tries pci_rescan_remove_lock and pci_bus_sem.
  *
  * pci_liveupdate_preserve() waits for pci_restart_bridges() while LUO and the caller hold
  * locks. So pci_restart_bridges() only tries device locks, except that device_attach()

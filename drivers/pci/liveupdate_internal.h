@@ -120,7 +120,7 @@ static inline bool pci_ari_forwarding(struct pci_dev *bridge)
 	return ctl & PCI_EXP_DEVCTL2_ARI;
 }
 
-/* If @bridge has PTM on, count one user more, so that nobody turns it off. Return whether it has. */
+/* If @bridge has PTM on, count one user more, so that nobody turns it off. Return if it has. */
 static inline bool pci_get_ptm(struct pci_dev *bridge)
 {
 #ifdef CONFIG_PCIE_PTM
