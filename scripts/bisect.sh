@@ -119,8 +119,8 @@ compile_patch()
 linux=$work/linux
 lock "$work"
 clean_tree
-rm -f "$work"/series/0000-*
-git am -q "$work"/series/*.patch
+rm -f "$work"/series/*/0000-*
+git am -q "$work"/series/*/*.patch
 step configure_build
 our_files | xargs sed -i 's/\(Copyright (c) 2026, \).*/\1the PCI Live Update authors/'
 different=$(rsync -rlpmcni --delete --exclude=/.git --exclude=/.pc --exclude=/patches "$out/linux/" .)
@@ -128,7 +128,7 @@ different=$(rsync -rlpmcni --delete --exclude=/.git --exclude=/.pc --exclude=/pa
 
 git reset -q --hard base
 step compile_base || die "the source itself can't be built"
-patches=("$work"/series/*.patch)
+patches=("$work"/series/*/*.patch)
 echo "1..${#patches[@]}"
 failed=0
 for i in "${!patches[@]}"; do

@@ -19,7 +19,7 @@ export GIT_COMMITTER_NAME=lint GIT_COMMITTER_EMAIL=lint@example.com
 tooling()
 {
 	cd "$top"
-	find .ci Makefile README.md patches/cover-letter scripts -type f ! -name '*.pyc'
+	find .ci Makefile README.md patches/cover-* scripts -type f ! -name '*.pyc'
 }
 
 sources()

@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Write the series as it is mailed to out/series, or to the directory given: a cover
-# letter, and a patch for each of patches/. "Files:" in a patch's header names those of
-# our files that come with it. Author, Signed-off-by and copyright are of git's user.name
-# and user.email.
+# Write the series as they are mailed to out/series, or to the directory given. "# group NAME"
+# in patches/series begins one: its mails are a cover letter, patches/cover-NAME, and a patch for
+# each that follows. "Files:" in a patch's header names those of our files that come with it.
+# Author, Signed-off-by and copyright are of git's user.name and user.email.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -12,7 +12,17 @@ set -euo pipefail
 series=$(realpath -m "${1:-$out/series}")
 # Only the files that the series touches: what git am takes depends on nothing else
 repo=$series.git
-cover=$top/patches/cover-letter
+
+groups()
+{
+	sed -n 's/^# group //p' "$top/patches/series"
+}
+
+# group NAME: its patches
+group()
+{
+	sed -n "/^# group $1\$/,/^# group /{ /^#/d; /^$/d; p }" "$top/patches/series"
+}
 
 # field NAME PATCH: a field of the header
 field()
@@ -71,7 +81,7 @@ check()
 "$top/scripts/tree.sh"
 lock "$out/linux" --shared
 lock "$repo"
-rm -rf "$repo"
+rm -rf "$repo" "$series"/[0-9]-*
 git init -q -b series "$repo"
 cd "$repo"
 # What git am takes isn't a matter of taste
@@ -87,21 +97,28 @@ name=$(git var GIT_AUTHOR_IDENT | sed 's/ <.*//; s,[&/\\],\\&,g')
 set -f	# patterns are for bring()
 patched_files | rsync -lp --files-from=- "$out/linux.orig/" .
 commit -m "$(cat "$out/linux.orig.id")"
-for patch in $(series); do
-	git apply --index "$top/patches/$patch"
-	bring "$patch"
-	message "$patch" | commit -s -F -
+git tag root
+[ "$(series)" = "$(for part in $(groups); do group "$part"; done)" ] ||
+	die "patches/series has patches before the first group"
+before=root
+n=0
+for part in $(groups); do
+	git checkout -q -b "$part"
+	for patch in $(group "$part"); do
+		git apply --index "$top/patches/$patch"
+		bring "$patch"
+		message "$patch" | commit -s -F -
+	done
+	git config "branch.$part.description" "$(cat "$top/patches/cover-$part")"
+	n=$((n + 1))
+	git format-patch -q --cover-letter --cover-from-description=subject \
+		-o "$series/$n-$part" "$before..$part"
+	before=$part
 done
 check
 
-git config branch.series.description "$(cat "$cover")"
 set +f
-mkdir -p "$series"
-rm -f "$series"/[0-9][0-9][0-9][0-9]-*.patch
-root=$(git rev-list --max-parents=0 series)
-git format-patch -q --cover-letter --cover-from-description=subject -o "$series" \
-	"$root..series"
-git checkout -q -b am "$root"
-git am -q --empty=drop "$series"/*.patch && git diff --quiet series ||
+git checkout -q -b am root
+git am -q --empty=drop "$series"/*/*.patch && git diff --quiet "$before" ||
 	die "git am doesn't take what was written to $series"
-say "$(find "$series" -name '*.patch' | wc -l) mails in $series, for $(cat "$out/linux.orig.id")"
+say "$(find "$series" -name '*.patch' | wc -l) mails in $series/*, for $(cat "$out/linux.orig.id")"
