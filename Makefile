@@ -20,7 +20,7 @@ help:
 	@echo '                              (10 minutes)'
 	@echo 'make lint                     what the kernel'\''s and Debian'\''s checkers say (3 minutes)'
 	@echo 'make check-bisect             build after each patch of the series (an hour)'
-	@echo 'make series                   the series as it is mailed: out/series'
+	@echo 'make series                   the four series as they are mailed: out/series'
 	@echo 'make rebase-check KERNEL=...  which of patches/ don'\''t apply to another tree'
 	@echo 'make kernel [CONFIG=debug]    only build the kernel: out/build-demo, out/build-debug'
 	@echo '                              (4 to 7 minutes the first time)'

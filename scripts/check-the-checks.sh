@@ -300,11 +300,14 @@ breakage "a hotplug controller behind PCI Express has no driver" $ports \
 breakage "a neighbour takes the IOMMU group" $incoming \
 	"$(within pci_liveupdate_check_group 's/return found \?/return false ?/')" \
 	sibling "has a driver"
-breakage "a neighbour turns PTM off" drivers/pci/liveupdate_internal.h \
-	's/^\tatomic_inc\(&bridge->ptm_enable_cnt\);//' \
+breakage "a neighbour turns PTM off" drivers/pci/pcie/ptm.c \
+	"$(within __pci_disable_ptm 's/\|\| \(pci_is_bridge.*/)/')" \
+	kunit "not ok .* keep_ptm_on"
+breakage "a neighbour turns PTM off after finish" $incoming \
+	"$(within pci_incoming_adopt_ptm 's/atomic_inc\(.*/;/')" \
 	kunit "not ok .* keep_ptm_on"
 breakage "a neighbour turns PTM on" drivers/pci/pcie/ptm.c \
-	's/\|\| \(pci_is_bridge\(dev\) && pci_liveupdate_is_preserved\(dev\)\)//' \
+	"$(within __pci_enable_ptm 's/pci_liveupdate_is_preserved\(dev\)/false/')" \
 	kunit "not ok .* keep_ptm_off"
 breakage "a link in use is set up" drivers/pci/pcie/aspm.c \
 	"$(within pcie_aspm_cap_init 's/pci_liveupdate_is_preserved\(parent\)/false/')" \

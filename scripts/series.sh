@@ -21,7 +21,8 @@ groups()
 # group NAME: its patches
 group()
 {
-	sed -n "/^# group $1\$/,/^# group /{ /^#/d; /^$/d; p }" "$top/patches/series"
+	sed -n "/^# group $1\$/,/^# group /{ s/#.*//; /^[[:space:]]*\$/d; s/[[:space:]].*//; p }" \
+		"$top/patches/series"
 }
 
 # field NAME PATCH: a field of the header
@@ -81,7 +82,11 @@ check()
 "$top/scripts/tree.sh"
 lock "$out/linux" --shared
 lock "$repo"
-rm -rf "$repo" "$series"/[0-9]-*
+rm -rf "$repo" "$series"/[0-9][0-9][0-9][0-9]-*.patch
+for part in $(groups); do
+	rm -rf "$series"/[0-9]-"$part"
+	[ -s "$top/patches/cover-$part" ] || die "no patches/cover-$part"
+done
 git init -q -b series "$repo"
 cd "$repo"
 # What git am takes isn't a matter of taste

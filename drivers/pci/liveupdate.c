@@ -116,11 +116,13 @@
  * Only the mutex of an IOMMU group nests inside it, see iommu_liveupdate_finish(). It nests
  * inside LUO's locks of the session, the file and the FLB (LUO's callbacks take it), inside
  * pci_rescan_remove_lock (enumeration and removal take it) and then pci_bus_sem, and inside
- * device locks (unbinding and drivers take it), vfio's of a device set, and the chain of reboot
- * notifiers, in which nobody may wait for a lock that is outside of it. LUO's FLB locks are also
- * taken inside pci_rescan_remove_lock (by enumeration and removal), device locks and that of a
- * device set. So no FLB callback may take any of these, and pci_liveupdate_preserve(), which LUO
- * calls with &luo_session.mutex held, only tries pci_rescan_remove_lock and pci_bus_sem.
+ * device locks (unbinding and drivers take it), vfio's of a device set, and two chains of
+ * notifiers: that of reboot, and that of the PCI bus, which is inside device locks. In these
+ * nobody may wait for a lock that is outside of it. LUO's FLB locks are also taken inside
+ * pci_rescan_remove_lock (by enumeration and removal), device locks, that of a device set, and
+ * the PCI bus's chain. So no FLB callback may take any of these, or register a notifier, and
+ * pci_liveupdate_preserve(), which LUO calls with &luo_session.mutex held, only tries
+ * pci_rescan_remove_lock and pci_bus_sem.
  *
  * pci_liveupdate_preserve() waits for pci_restart_bridges() while LUO and the caller hold
  * locks. So pci_restart_bridges() only tries device locks, except that device_attach()
@@ -311,8 +313,8 @@ EXPORT_SYMBOL_GPL(pci_liveupdate_unregister_flb);
  * * -EBUSY: @dev is outgoing already, or the table has been handed over
  * * -EINVAL: @dev can't be preserved; a warning says why
  * * -ENODEV: @dev has been removed
- * * -EAGAIN: for a second, a rescan, a hot-plug or a removal has held pci_rescan_remove_lock, or
- *   error recovery pci_bus_sem
+ * * -EAGAIN: for a second, a rescan, a hot-plug, a resize or a removal has held
+ *   pci_rescan_remove_lock, or a resize or error recovery pci_bus_sem
  * * -EINTR: the caller got a signal while it waited for these locks
  * * -ENOENT: there is no outgoing table, as the caller isn't .preserve
  * * -ENOMEM, -ENOSPC: the table can't grow; nothing has changed
@@ -683,6 +685,7 @@ static int pci_liveupdate_bus_notify(struct notifier_block *nb, unsigned long ac
 		pci_incoming_register(dev);
 		break;
 	case BUS_NOTIFY_UNBOUND_DRIVER:
+	case BUS_NOTIFY_DRIVER_NOT_BOUND:
 		pci_outgoing_unbind(dev);
 		break;
 	case BUS_NOTIFY_DEL_DEVICE:

@@ -157,6 +157,12 @@ void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 		pci_warn(dev, "requests are still pending; reset it\n");
 }
 
+/* pci_incoming_register() takes care of a device that is still being added. */
+static bool pci_is_registered_incoming(struct pci_dev *dev)
+{
+	return dev->liveupdate.incoming && dev->liveupdate.held;
+}
+
 static void pci_incoming_get_bridges(struct pci_dev *dev)
 {
 	while ((dev = pci_upstream_bridge(dev))) {
@@ -181,7 +187,7 @@ void pci_incoming_release_all(void)
 	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	for_each_pci_dev(dev) {
-		if (!dev->liveupdate.incoming || dev->liveupdate.finish_deferred)
+		if (!pci_is_registered_incoming(dev) || dev->liveupdate.finish_deferred)
 			continue;
 		if (!pci_is_endpoint(dev)) {
 			/* Until all are counted */
@@ -198,7 +204,7 @@ void pci_incoming_release_all(void)
 	}
 
 	for_each_pci_dev(dev) {
-		if (dev->liveupdate.incoming && !pci_is_endpoint(dev))
+		if (pci_is_registered_incoming(dev) && !pci_is_endpoint(dev))
 			pci_incoming_put_bridge(dev);
 	}
 }
@@ -290,6 +296,30 @@ static void pci_incoming_adopt_acs(struct pci_dev *dev)
 			 rec->acs_ctrl, ctrl);
 }
 
+/* DOE mailboxes and IDE streams may be in use, so enumeration doesn't look for any. */
+static void pci_incoming_init_unused(struct pci_dev *dev)
+{
+#ifdef CONFIG_PCI_DOE
+	xa_init(&dev->doe_mbs);
+#endif
+#ifdef CONFIG_PCI_IDE
+	ida_init(&dev->ide_stream_ida);
+#endif
+}
+
+/* As long as the bridge is there, its PTM has one user more. */
+static void pci_incoming_adopt_ptm(struct pci_dev *bridge)
+{
+#ifdef CONFIG_PCIE_PTM
+	u32 ctrl = 0;
+
+	if (bridge->ptm_cap)
+		pci_read_config_dword(bridge, bridge->ptm_cap + PCI_PTM_CTRL, &ctrl);
+	if (ctrl & PCI_PTM_CTRL_ENABLE && !PCI_POSSIBLE_ERROR(ctrl))
+		atomic_inc(&bridge->ptm_enable_cnt);
+#endif
+}
+
 /* Return NULL if @dev is adopted or stopped; otherwise why it may not do any DMA. */
 static const char *pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *dev)
 {
@@ -336,13 +366,7 @@ static const char *pci_incoming_adopt(struct pci_incoming *in, struct pci_dev *d
 		dev->broken_intx_masking = 1;
 	if (bridge)
 		pci_incoming_adopt_ari(dev);
-	/* Mailboxes and streams may be in use: pci_init_capabilities() doesn't look for any */
-#ifdef CONFIG_PCI_DOE
-	xa_init(&dev->doe_mbs);
-#endif
-#ifdef CONFIG_PCI_IDE
-	ida_init(&dev->ide_stream_ida);
-#endif
+	pci_incoming_init_unused(dev);
 	WRITE_ONCE(dev->liveupdate.incoming, rec->refcount);
 	return NULL;
 }
@@ -412,8 +436,7 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
 	WRITE_ONCE(dev->liveupdate.held, true);
 
 	if (!pci_is_endpoint(dev)) {
-		/* As long as the bridge is there */
-		pci_get_ptm(dev);
+		pci_incoming_adopt_ptm(dev);
 		in->nr_bridges++;
 		return;
 	}
@@ -426,8 +449,8 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
  * pci_incoming_register - Take note of an incoming device that the driver core knows
  * @dev: device that is being added, and may be incoming
  *
- * From here on pci_flb_finish() finds @dev. If the last file was finished after enumeration
- * had marked @dev, but before pci_flb_finish() could find it, nobody will finish it.
+ * pci_flb_finish() passes over @dev until then. If the last file was finished after enumeration
+ * had marked @dev, nobody will finish it.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot; no driver can bind yet.
  * May sleep.

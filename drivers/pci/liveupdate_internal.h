@@ -8,7 +8,6 @@
 #ifndef DRIVERS_PCI_LIVEUPDATE_INTERNAL_H
 #define DRIVERS_PCI_LIVEUPDATE_INTERNAL_H
 
-#include <linux/atomic.h>
 #include <linux/kho/abi/pci.h>
 #include <linux/kho_block.h>
 #include <linux/list.h>
@@ -118,34 +117,6 @@ static inline bool pci_ari_forwarding(struct pci_dev *bridge)
 
 	pcie_capability_read_word(bridge, PCI_EXP_DEVCTL2, &ctl);
 	return ctl & PCI_EXP_DEVCTL2_ARI;
-}
-
-/* If @bridge has PTM on, count one user more, so that nobody turns it off. Return if it has. */
-static inline bool pci_get_ptm(struct pci_dev *bridge)
-{
-#ifdef CONFIG_PCIE_PTM
-	u32 ctrl;
-
-	if (!bridge->ptm_cap)
-		return false;
-
-	pci_read_config_dword(bridge, bridge->ptm_cap + PCI_PTM_CTRL, &ctrl);
-	if (PCI_POSSIBLE_ERROR(ctrl) || !(ctrl & PCI_PTM_CTRL_ENABLE))
-		return false;
-
-	atomic_inc(&bridge->ptm_enable_cnt);
-	return true;
-#else
-	return false;
-#endif
-}
-
-/* Undo pci_get_ptm(), but write nothing. */
-static inline void pci_put_ptm(struct pci_dev *bridge)
-{
-#ifdef CONFIG_PCIE_PTM
-	atomic_dec(&bridge->ptm_enable_cnt);
-#endif
 }
 
 static inline unsigned long pci_record_key(u32 domain, u16 bdf)

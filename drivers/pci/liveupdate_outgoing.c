@@ -26,6 +26,7 @@
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
 #include <linux/rwsem.h>
+#include <linux/sched/mm.h>
 #include <linux/string.h>
 
 #include "liveupdate.h"
@@ -250,7 +251,6 @@ static int pci_outgoing_get(struct pci_dev *dev)
 		 * nothing upstream (PCIe r7.0, sec 7.5.1.1.3).
 		 */
 		dev_set_goes_on(&dev->dev);
-		dev->liveupdate.ptm_held = !pci_is_endpoint(dev) && pci_get_ptm(dev);
 		trace_pci_liveupdate_preserve(dev);
 		pci_dbg(dev, "preserved\n");
 	}
@@ -263,8 +263,6 @@ static void pci_outgoing_drop(struct pci_dev *dev)
 {
 	pci_outgoing_free(dev);
 	dev_clear_goes_on(&dev->dev);
-	if (dev->liveupdate.ptm_held)
-		pci_put_ptm(dev);
 	WRITE_ONCE(dev->liveupdate.outgoing, NULL);
 	list_del(&dev->liveupdate.node);
 	trace_pci_liveupdate_unpreserve(dev);
@@ -449,10 +447,10 @@ static void pci_unlock_topology(void)
 
 /*
  * Enumeration tests pci_liveupdate_is_preserved() of a bridge and then writes to the bridge, both
- * under pci_rescan_remove_lock; a driver that resizes a BAR does so under pci_bus_sem. Only try
- * these locks: a removal, or sriov_numvfs, holds the first one while it waits for the users of a
- * device, and the caller may be one of these users; error recovery holds the second one while it
- * waits for device locks.
+ * under pci_rescan_remove_lock; a driver that resizes a BAR of its device, and then assigns what
+ * is left, does so under pci_bus_sem. Only try these locks: a removal, or sriov_numvfs, holds the
+ * first one while it waits for the users of a device, and the caller may be one of these users;
+ * error recovery holds the second one while it waits for device locks.
  */
 static int pci_wait_for_topology(struct pci_dev *dev)
 {
@@ -463,7 +461,7 @@ static int pci_wait_for_topology(struct pci_dev *dev)
 			return -EINTR;
 	}
 
-	pci_warn(dev, "not preserved: some PCI device is being added, recovered or removed, perhaps until its user closes it; try again\n");
+	pci_warn(dev, "not preserved: some PCI device is being added, resized, recovered or removed, perhaps until its user closes it; try again\n");
 	return -EAGAIN;
 }
 
@@ -501,13 +499,17 @@ static int pci_outgoing_try_preserve(struct pci_dev *dev)
  */
 int pci_outgoing_preserve(struct pci_dev *dev)
 {
+	unsigned int noio;
 	int err;
 
 	err = pci_wait_for_topology(dev);
 	if (err)
 		return err;
 
+	/* Reclaim may need a disk whose recovery from an error waits for pci_bus_sem */
+	noio = memalloc_noio_save();
 	err = pci_outgoing_try_preserve(dev);
+	memalloc_noio_restore(noio);
 	pci_unlock_topology();
 	return err;
 }

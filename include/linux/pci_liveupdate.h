@@ -24,7 +24,6 @@ struct pci_saved_state;
  *                     no record. The table owns the record, and may move it.
  * @node:              Entry in the list of devices that have a record in the outgoing
  *                     table; valid as long as @outgoing isn't NULL.
- * @ptm_held:          The bridge is outgoing with PTM on, and counts as a user of that.
  * @incoming:          For a device that the previous kernel preserved, 1 until
  *                     finish; for a bridge, the number of such devices below it.
  * @record:            Copy of the incoming record, which the device owns; NULL if the
@@ -51,7 +50,6 @@ struct pci_saved_state;
 struct pci_liveupdate {
 	struct pci_dev_ser *outgoing;
 	struct list_head node;
-	bool ptm_held;
 	u32 incoming;
 	struct pci_dev_ser *record;
 	u16 acs_ctrl;

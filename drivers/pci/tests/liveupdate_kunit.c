@@ -2609,6 +2609,37 @@ static void turn_msi_off(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, fn->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
 }
 
+/* The last file is finished when the driver core has the devices, and hasn't told of them. */
+static void finish_while_added(struct kunit *test)
+{
+	struct fake_host *host = fake_link(test);
+	struct fake_function *port = fake_function(host, LINK_PORT);
+	struct fake_table *table;
+
+	fake_set(port, 0x41, 1, 0x80, 0);
+	fake_set(port, 0x80, 2, PCI_CAP_ID_MSI, 0);
+	fake_scan(test, host);
+	fake_set(port, 0x80 + PCI_MSI_FLAGS, 2, PCI_MSI_FLAGS_ENABLE, PCI_MSI_FLAGS_ENABLE);
+	file_preserve(test);
+	preserve(test, host, LINK_NIC);
+	table = end_kernel(test, host);
+
+	bus_unregister_notifier(&pci_bus_type, &pci_liveupdate_bus_nb);
+	fake_retrieve(fake_table_pa(table));
+	fake_scan(test, host);
+	fake_finish();
+	KUNIT_EXPECT_EQ(test, 1, fake_dev(test, host, LINK_PORT)->liveupdate.incoming);
+	KUNIT_EXPECT_EQ(test, 1, fake_dev(test, host, LINK_NIC)->liveupdate.incoming);
+	bus_register_notifier(&pci_bus_type, &pci_liveupdate_bus_nb);
+
+	pci_incoming_register(fake_dev(test, host, LINK_PORT));
+	pci_incoming_register(fake_dev(test, host, LINK_NIC));
+	expect_ordinary(test, host, LINK_PORT);
+	expect_ordinary(test, host, LINK_NIC);
+	KUNIT_EXPECT_FALSE(test, port->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
+	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LINK_NIC)) & PCI_COMMAND_MASTER);
+}
+
 #ifdef CONFIG_PCI_IDE
 /* Looking for mailboxes and streams would write to them. */
 static void leave_mailboxes(struct kunit *test)
@@ -2664,17 +2695,20 @@ static void keep_ptm_on(struct kunit *test)
 {
 	/* As firmware has left it: this kernel doesn't know of a user */
 	struct fake_host *host = fake_ptm(test, PCI_PTM_CTRL_ENABLE | PCI_PTM_CTRL_ROOT);
-	struct pci_dev *port = fake_dev(test, host, LINK_PORT);
 
 	preserve(test, host, LINK_NIC);
 	switch_ptm(test, host);
-	clear_changes(host);
+	KUNIT_EXPECT_FALSE(test, pcie_ptm_enabled(fake_dev(test, host, LINK_PORT)));
 	unpreserve(test, host, LINK_NIC);
-	KUNIT_EXPECT_FALSE(test, pcie_ptm_enabled(port));
-	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_PORT)->nr_changes);
 
 	next_kernel_with_link(test, host);
 	switch_ptm(test, host);
+	/* A driver that ignores that enabling has failed disables it all the same */
+	pci_disable_ptm(fake_dev(test, host, LINK_OTHER));
+	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_PORT)->nr_changes);
+	atomic_set(&fake_dev(test, host, LINK_OTHER)->ptm_enable_cnt, 0);
+	atomic_set(&fake_dev(test, host, LINK_PORT)->ptm_enable_cnt, 1);
+
 	pci_liveupdate_finish(fake_dev(test, host, LINK_NIC));
 	switch_ptm(test, host);
 }
@@ -4188,6 +4222,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(adopt_bridge_without_buses),
 	KUNIT_CASE(adopt_other_settings),
 	KUNIT_CASE(turn_msi_off),
+	KUNIT_CASE(finish_while_added),
 #ifdef CONFIG_PCI_IDE
 	KUNIT_CASE(leave_mailboxes),
 #endif

@@ -117,7 +117,7 @@ static int create_session(int luo, const char *name)
 	return create.fd;
 }
 
-/* For a moment it can't be done, when some device is being added or removed. */
+/* For a moment it can't be done, when devices are being added, resized, recovered or removed. */
 static int preserve(int session, int fd, __u64 token)
 {
 	struct liveupdate_session_preserve_fd preserve = {
