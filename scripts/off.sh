@@ -2,22 +2,37 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # With PCI_LIVEUPDATE=n, each object in the directories that the series touches is what
-# the unpatched kernel has there: same code, same data, same symbols.
+# the kernel has there with nothing but our fixes: same code, same data, same symbols.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 selftest=$top/tools/testing/selftests/pci_liveupdate
 work=$out/off
-# Fixes, exports, what LUO knows of images, functions for KHO, one of vfio-pci split in two, how a
-# domain is attached, a walker of page tables, what iommufd keeps, and the modules that these are
-# in: whatever the option says. Nor the driver core, which leaves alone what goes on.
+# Those of the PCI core and the driver core, which need nothing else of the series
+fixes=(pci-msix-stale-mask pci-dpc pci-resize-lock driver-core-kexec)
+# Fixes of LUO, exports, what LUO knows of images, functions for KHO, one of vfio-pci split in two,
+# how a domain is attached, a walker of page tables, what iommufd keeps, and the modules that these
+# are in: whatever the option says.
 not_ours='kernel/liveupdate/(luo_core|luo_session|luo_file|luo_flb|luo_image|kexec_handover|kho_block).o'
 not_ours+='|kernel/kexec_(core|file).o|arch/x86/kernel/(crash|kexec-bzimage64|machine_kexec_64).o'
 not_ours+='|drivers/vfio/pci/(vfio_pci_config|vfio_pci_intrs|vfio-pci-core).o'
-not_ours+='|drivers/base/core.o|drivers/pci/(msi/msi|pcie/dpc|pci-sysfs).o'
 not_ours+='|drivers/iommu/(intel/(iommu|pasid)|generic_pt/fmt/iommu_[a-z0-9_]*).o'
 not_ours+='|drivers/iommu/iommufd/[a-z_]*.o'
+
+# The source with the fixes, of which only what they change takes room
+base()
+{
+	local patches=("${fixes[@]/#/$top/patches/}") stamp
+
+	patches=("${patches[@]/%/.patch}")
+	stamp=$(cat "$out/linux.orig.id" "${patches[@]}" | sha1sum)
+	[ "$stamp" != "$(cat "$work/base.stamp" 2>/dev/null)" ] || return 0
+	rm -rf "$work/base" "$work/base.stamp"
+	cp -al "$out/linux.orig" "$work/base"
+	cat "${patches[@]}" | patch --silent --directory="$work/base" --strip=1
+	echo "$stamp" >"$work/base.stamp"
+}
 
 compile()	# SOURCE DIR
 {
@@ -81,8 +96,9 @@ compare()
 lock "$work"
 mkdir -p "$work"
 { patched_config; off_config; } >"$work/config"
+base
 for tree in old new; do
-	[ $tree = old ] && source=$out/linux.orig || source=$out/linux
+	[ $tree = old ] && source=$work/base || source=$out/linux
 	(compile "$source" "$work/$tree") | sed -u 's/^/# /'
 done
 compare

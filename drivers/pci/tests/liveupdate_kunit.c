@@ -2695,6 +2695,8 @@ static void keep_ptm_on(struct kunit *test)
 {
 	/* As firmware has left it: this kernel doesn't know of a user */
 	struct fake_host *host = fake_ptm(test, PCI_PTM_CTRL_ENABLE | PCI_PTM_CTRL_ROOT);
+	struct pci_dev *port;
+	int users;
 
 	preserve(test, host, LINK_NIC);
 	switch_ptm(test, host);
@@ -2702,12 +2704,15 @@ static void keep_ptm_on(struct kunit *test)
 	unpreserve(test, host, LINK_NIC);
 
 	next_kernel_with_link(test, host);
+	port = fake_dev(test, host, LINK_PORT);
 	switch_ptm(test, host);
 	/* A driver that ignores that enabling has failed disables it all the same */
+	users = atomic_read(&port->ptm_enable_cnt);
+	atomic_set(&port->ptm_enable_cnt, 1);
 	pci_disable_ptm(fake_dev(test, host, LINK_OTHER));
 	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_PORT)->nr_changes);
 	atomic_set(&fake_dev(test, host, LINK_OTHER)->ptm_enable_cnt, 0);
-	atomic_set(&fake_dev(test, host, LINK_PORT)->ptm_enable_cnt, 1);
+	atomic_set(&port->ptm_enable_cnt, users);
 
 	pci_liveupdate_finish(fake_dev(test, host, LINK_NIC));
 	switch_ptm(test, host);
