@@ -43,7 +43,7 @@ build_and_run()	# SCENARIO LOG
 # these words
 breakage()
 {
-	local name=$1 file=$2 log=$out/broken/${1// /-}.log result="not ok"
+	local name=$1 file=$2 log=$out/broken/${1// /-}.log result="not ok" changed
 
 	# shellcheck disable=SC2254 # it is a pattern
 	case $name in
@@ -52,7 +52,7 @@ breakage()
 	esac
 	n=$((n + 1))
 	if [ -n "${DRY:-}" ]; then
-		! sed -E "$3" "$linux/$file" | cmp -s - "$linux/$file" ||
+		changed=$(sed -E "$3" "$linux/$file") && [ "$changed" != "$(<"$linux/$file")" ] ||
 			{ echo "$name: nothing to break in $file"; failed=1; }
 		return
 	fi
@@ -315,6 +315,15 @@ breakage "a link in use is set up" drivers/pci/pcie/aspm.c \
 breakage "a BAR is resized" drivers/pci/setup-bus.c \
 	"$(within pci_do_resource_release_and_resize 's/pci_liveupdate_is_preserved\(pdev\)/false/')" \
 	kunit "not ok .* refuse_resize"
+breakage "a bridge that is being added keeps MSI on" $incoming \
+	"$(within pci_is_incoming_bridge 's/ \&\& dev->liveupdate.held//')" \
+	kunit "not ok .* finish_while_added"
+breakage "Interrupt Line is written" drivers/pci/irq.c \
+	"$(within pci_assign_irq 's/pci_liveupdate_is_preserved\(dev\)/false/')" \
+	kunit "not ok .* keep_interrupt_line"
+breakage "a device that isn't bound after all stays preserved" $core \
+	'/^\tcase BUS_NOTIFY_DRIVER_NOT_BOUND:/d' \
+	kunit "not ok .* unbind_outgoing"
 breakage "an unbound device stays preserved" $core \
 	's/^\t\tpci_outgoing_unbind\(dev\);//' \
 	kunit "not ok .* unbind_outgoing"

@@ -192,6 +192,7 @@ run()
 
 mkdir -p "$out/lint"
 lock "$out/lint"
+rm -rf "$series"
 "$top/scripts/tree.sh" | sed -u 's/^/# /'
 "$top/scripts/series.sh" "$series" | sed -u 's/^/# /'
 if [ "${1:-}" = --no-build ]; then

@@ -28,7 +28,8 @@ base()
 	patches=("${patches[@]/%/.patch}")
 	stamp=$(cat "$out/linux.orig.id" "${patches[@]}" | sha1sum)
 	[ "$stamp" != "$(cat "$work/base.stamp" 2>/dev/null)" ] || return 0
-	rm -rf "$work/base" "$work/base.stamp"
+	# Not what was built from it: a file that isn't patched any more is older than its object
+	rm -rf "$work"/{base,base.stamp,old}
 	cp -al "$out/linux.orig" "$work/base"
 	cat "${patches[@]}" | patch --silent --directory="$work/base" --strip=1
 	echo "$stamp" >"$work/base.stamp"

@@ -82,11 +82,10 @@ check()
 "$top/scripts/tree.sh"
 lock "$out/linux" --shared
 lock "$repo"
-rm -rf "$repo" "$series"/[0-9][0-9][0-9][0-9]-*.patch
 for part in $(groups); do
-	rm -rf "$series"/[0-9]-"$part"
 	[ -s "$top/patches/cover-$part" ] || die "no patches/cover-$part"
 done
+rm -rf "$repo"
 git init -q -b series "$repo"
 cd "$repo"
 # What git am takes isn't a matter of taste
@@ -106,7 +105,7 @@ git tag root
 [ "$(series)" = "$(for part in $(groups); do group "$part"; done)" ] ||
 	die "patches/series has patches before the first group"
 before=root
-n=0
+mails=()
 for part in $(groups); do
 	git checkout -q -b "$part"
 	for patch in $(group "$part"); do
@@ -115,15 +114,17 @@ for part in $(groups); do
 		message "$patch" | commit -s -F -
 	done
 	git config "branch.$part.description" "$(cat "$top/patches/cover-$part")"
-	n=$((n + 1))
-	git format-patch -q --cover-letter --cover-from-description=subject \
-		-o "$series/$n-$part" "$before..$part"
+	dir=$series/$((${#mails[@]} + 1))-$part
+	mails+=("$dir")
+	rm -rf "$dir"
+	git format-patch -q --cover-letter --cover-from-description=subject -o "$dir" "$before..$part"
 	before=$part
 done
 check
 
 set +f
 git checkout -q -b am root
-git am -q --empty=drop "$series"/*/*.patch && git diff --quiet "$before" ||
-	die "git am doesn't take what was written to $series"
-say "$(find "$series" -name '*.patch' | wc -l) mails in $series/*, for $(cat "$out/linux.orig.id")"
+find "${mails[@]}" -name '*.patch' | sort | xargs git am -q --empty=drop &&
+	git diff --quiet "$before" || die "git am doesn't take what was written to $series"
+say "$(find "${mails[@]}" -name '*.patch' | wc -l) mails in $series/*," \
+	"for $(cat "$out/linux.orig.id")"

@@ -157,10 +157,10 @@ void pci_liveupdate_quiesce(struct pci_dev *dev, const char *why)
 		pci_warn(dev, "requests are still pending; reset it\n");
 }
 
-/* pci_incoming_register() takes care of a device that is still being added. */
-static bool pci_is_registered_incoming(struct pci_dev *dev)
+/* Of one that is still being added pci_incoming_register() takes care. */
+static bool pci_is_incoming_bridge(struct pci_dev *dev)
 {
-	return dev->liveupdate.incoming && dev->liveupdate.held;
+	return !pci_is_endpoint(dev) && dev->liveupdate.incoming && dev->liveupdate.held;
 }
 
 static void pci_incoming_get_bridges(struct pci_dev *dev)
@@ -187,15 +187,14 @@ void pci_incoming_release_all(void)
 	lockdep_assert_held(&pci_liveupdate_mutex);
 
 	for_each_pci_dev(dev) {
-		if (!pci_is_registered_incoming(dev) || dev->liveupdate.finish_deferred)
-			continue;
-		if (!pci_is_endpoint(dev)) {
+		if (pci_is_incoming_bridge(dev)) {
 			/* Until all are counted */
 			WRITE_ONCE(dev->liveupdate.incoming, 1);
-			continue;
+		} else if (dev->liveupdate.incoming && pci_is_endpoint(dev) &&
+			   !dev->liveupdate.finish_deferred) {
+			pci_liveupdate_quiesce(dev, "no driver has finished its live update");
+			pci_incoming_release(dev);
 		}
-		pci_liveupdate_quiesce(dev, "no driver has finished its live update");
-		pci_incoming_release(dev);
 	}
 
 	for_each_pci_dev(dev) {
@@ -204,7 +203,7 @@ void pci_incoming_release_all(void)
 	}
 
 	for_each_pci_dev(dev) {
-		if (pci_is_registered_incoming(dev) && !pci_is_endpoint(dev))
+		if (pci_is_incoming_bridge(dev))
 			pci_incoming_put_bridge(dev);
 	}
 }
@@ -449,8 +448,9 @@ VISIBLE_IF_KUNIT void pci_incoming_device_add(struct pci_incoming *in, struct pc
  * pci_incoming_register - Take note of an incoming device that the driver core knows
  * @dev: device that is being added, and may be incoming
  *
- * pci_flb_finish() passes over @dev until then. If the last file was finished after enumeration
- * had marked @dev, nobody will finish it.
+ * If the last file was finished after enumeration had marked @dev, nobody will finish it: the
+ * driver core may not have had it for pci_flb_finish() to find, which passes over bridges that
+ * are still being added.
  *
  * Context: enumeration, with pci_rescan_remove_lock held or at boot; no driver can bind yet.
  * May sleep.

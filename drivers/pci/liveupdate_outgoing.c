@@ -547,7 +547,7 @@ void pci_outgoing_forget(struct pci_dev *dev, const char *what)
 
 /**
  * pci_outgoing_unbind - Forget an outgoing device that was unbound
- * @dev: device whose driver is gone
+ * @dev: device that its driver has let go of, or hasn't bound to after all
  *
  * The driver has stopped the device, so there is nothing to hand over. An incoming
  * device stays incoming, and waits for its driver to be bound again.

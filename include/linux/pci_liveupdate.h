@@ -37,8 +37,9 @@ struct pci_saved_state;
  * @finish_deferred:   The device's file was finished before its user had taken the device
  *                     over. The device has a reference on the IOMMU's incoming table.
  * @buses_lost:        The bridge's bus numbers were not those of its record.
- * @held:              Runtime suspend is held off until the device is ordinary again.
- *                     Cleared under the device lock for a bridge.
+ * @held:              The device was registered as incoming: runtime suspend is held off
+ *                     until the device is ordinary again. Cleared under the device lock
+ *                     for a bridge.
  * @services_deferred: portdrv was bound, but has not started the port's services.
  *                     Written under the device lock.
  * @starting:          The port's services are being started. Written under the device

@@ -1215,6 +1215,12 @@ static void unbind_outgoing(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, 1, device_attach(&dev->dev));
 	preserve(test, host, LEFT_0);
 
+	/* A driver that has preserved it in .probe, and then the driver core fails to bind it */
+	pci_liveupdate_bus_nb.notifier_call(&pci_liveupdate_bus_nb, BUS_NOTIFY_DRIVER_NOT_BOUND,
+					    &dev->dev);
+	KUNIT_EXPECT_NULL(test, dev->liveupdate.outgoing);
+	preserve(test, host, LEFT_0);
+
 	/* After the table was handed over */
 	kexec_in_progress = true;
 	device_release_driver(&dev->dev);
@@ -2609,6 +2615,11 @@ static void turn_msi_off(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, fn->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
 }
 
+static void notify_again(void *unused)
+{
+	bus_register_notifier(&pci_bus_type, &pci_liveupdate_bus_nb);
+}
+
 /* The last file is finished when the driver core has the devices, and hasn't told of them. */
 static void finish_while_added(struct kunit *test)
 {
@@ -2625,19 +2636,49 @@ static void finish_while_added(struct kunit *test)
 	table = end_kernel(test, host);
 
 	bus_unregister_notifier(&pci_bus_type, &pci_liveupdate_bus_nb);
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, notify_again, NULL));
 	fake_retrieve(fake_table_pa(table));
 	fake_scan(test, host);
 	fake_finish();
 	KUNIT_EXPECT_EQ(test, 1, fake_dev(test, host, LINK_PORT)->liveupdate.incoming);
-	KUNIT_EXPECT_EQ(test, 1, fake_dev(test, host, LINK_NIC)->liveupdate.incoming);
-	bus_register_notifier(&pci_bus_type, &pci_liveupdate_bus_nb);
+	/* Memory that it could write to isn't its user's any more */
+	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LINK_NIC)) & PCI_COMMAND_MASTER);
+	kunit_release_action(test, notify_again, NULL);
 
 	pci_incoming_register(fake_dev(test, host, LINK_PORT));
 	pci_incoming_register(fake_dev(test, host, LINK_NIC));
 	expect_ordinary(test, host, LINK_PORT);
 	expect_ordinary(test, host, LINK_NIC);
 	KUNIT_EXPECT_FALSE(test, port->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
-	KUNIT_EXPECT_FALSE(test, fake_command(fake_function(host, LINK_NIC)) & PCI_COMMAND_MASTER);
+}
+
+static int fake_map_irq(const struct pci_dev *dev, u8 slot, u8 pin)
+{
+	return 5;
+}
+
+/* Where the kernel says which interrupt a pin is. The register is for software only. */
+static void keep_interrupt_line(struct kunit *test)
+{
+	struct fake_host *host = fake_link(test);
+	struct fake_function *fn = fake_function(host, LINK_NIC);
+	struct pci_dev *dev;
+
+	fake_set(fn, PCI_INTERRUPT_LINE, 1, 7, 0xff);
+	fake_set(fn, PCI_INTERRUPT_PIN, 1, 1, 0);
+	fake_scan(test, host);
+	file_preserve(test);
+	next_kernel_with_link(test, host);
+
+	dev = fake_dev(test, host, LINK_NIC);
+	pci_find_host_bridge(dev->bus)->map_irq = fake_map_irq;
+	pci_assign_irq(dev);
+	KUNIT_EXPECT_EQ(test, 5, dev->irq);
+	KUNIT_EXPECT_EQ(test, 7, fn->config[PCI_INTERRUPT_LINE]);
+
+	pci_liveupdate_finish(dev);
+	pci_assign_irq(dev);
+	KUNIT_EXPECT_EQ(test, 5, fn->config[PCI_INTERRUPT_LINE]);
 }
 
 #ifdef CONFIG_PCI_IDE
@@ -4228,6 +4269,7 @@ static struct kunit_case liveupdate_cases[] = {
 	KUNIT_CASE(adopt_other_settings),
 	KUNIT_CASE(turn_msi_off),
 	KUNIT_CASE(finish_while_added),
+	KUNIT_CASE(keep_interrupt_line),
 #ifdef CONFIG_PCI_IDE
 	KUNIT_CASE(leave_mailboxes),
 #endif
