@@ -128,10 +128,16 @@ our_files()
 	done | sort
 )
 
+# The names of patches in lines of a quilt series
+patch_names()
+{
+	sed 's/#.*//; /^[[:space:]]*$/d; s/[[:space:]].*//' "$@"
+}
+
 # The names of our patches, in their order
 series()
 {
-	sed 's/#.*//; /^[[:space:]]*$/d; s/[[:space:]].*//' "$top/patches/series" 2>/dev/null || true
+	patch_names "$top/patches/series" 2>/dev/null || true
 }
 
 # Files of the kernel that our patches touch

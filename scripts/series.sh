@@ -21,8 +21,7 @@ groups()
 # group NAME: its patches
 group()
 {
-	sed -n "/^# group $1\$/,/^# group /{ s/#.*//; /^[[:space:]]*\$/d; s/[[:space:]].*//; p }" \
-		"$top/patches/series"
+	sed -n "/^# group $1\$/,/^# group /p" "$top/patches/series" | patch_names
 }
 
 # field NAME PATCH: a field of the header
@@ -124,7 +123,9 @@ check
 
 set +f
 git checkout -q -b am root
-find "${mails[@]}" -name '*.patch' | sort | xargs git am -q --empty=drop &&
-	git diff --quiet "$before" || die "git am doesn't take what was written to $series"
+for dir in "${mails[@]}"; do
+	git am -q --empty=drop "$dir"/*.patch || die "git am doesn't take what was written to $dir"
+done
+git diff --quiet "$before" || die "git am makes something else of the mails"
 say "$(find "${mails[@]}" -name '*.patch' | wc -l) mails in $series/*," \
 	"for $(cat "$out/linux.orig.id")"

@@ -700,12 +700,25 @@ static struct fake_table *end_kernel(struct kunit *test, struct fake_host *host)
 	return table;
 }
 
-/* The next kernel enumerates a host that this one has preserved devices of. */
+static void clear_changes(struct fake_host *host)
+{
+	struct fake_function *fn;
+	unsigned long key;
+
+	xa_for_each(&host->functions, key, fn)
+		fn->nr_changes = 0;
+}
+
+/*
+ * The next kernel enumerates a host that this one has preserved devices of. What it changes is
+ * counted.
+ */
 static struct fake_table *next_kernel(struct kunit *test, struct fake_host *host)
 {
 	struct fake_table *table = end_kernel(test, host);
 
 	fake_retrieve(fake_table_pa(table));
+	clear_changes(host);
 	fake_scan(test, host);
 	return table;
 }
@@ -1387,28 +1400,14 @@ static void adopt_and_finish(struct kunit *test)
 			  PCI_COMMAND_MASTER);
 }
 
-static void clear_changes(struct fake_host *host)
-{
-	struct fake_function *fn;
-	unsigned long key;
-
-	xa_for_each(&host->functions, key, fn)
-		fn->nr_changes = 0;
-}
-
 static void adopt_without_a_write(struct kunit *test)
 {
 	static const u16 path[] = { LEFT_0, BRIDGE_LEFT, BRIDGE_TOP };
 	struct fake_host *host = fake_tree(test);
-	struct fake_table *table;
 
 	file_preserve(test);
 	preserve(test, host, LEFT_0);
-	table = end_kernel(test, host);
-
-	fake_retrieve(fake_table_pa(table));
-	clear_changes(host);
-	fake_scan(test, host);
+	next_kernel(test, host);
 	for (int i = 0; i < ARRAY_SIZE(path); i++)
 		KUNIT_EXPECT_EQ(test, 0, fake_function(host, path[i])->nr_changes);
 	/* The BAR of any other is sized */
@@ -2581,15 +2580,29 @@ static struct fake_host *fake_link(struct kunit *test)
 /* The NIC is preserved, and the next kernel has enumerated the device. */
 static void next_kernel_with_link(struct kunit *test, struct fake_host *host)
 {
-	struct fake_table *table;
-
 	preserve(test, host, LINK_NIC);
-	table = end_kernel(test, host);
-	fake_retrieve(fake_table_pa(table));
-	clear_changes(host);
-	fake_scan(test, host);
+	next_kernel(test, host);
 	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_PORT)->nr_changes);
 	KUNIT_EXPECT_EQ(test, 0, fake_function(host, LINK_NIC)->nr_changes);
+}
+
+#define MSI_POS		0x80
+
+static void fake_msi(struct fake_function *fn)
+{
+	fake_set(fn, 0x41, 1, MSI_POS, 0);
+	fake_set(fn, MSI_POS, 2, PCI_CAP_ID_MSI, 0);
+}
+
+/* Enumeration would turn it off before this kernel is the previous one. */
+static void fake_msi_on(struct fake_function *fn)
+{
+	fake_set(fn, MSI_POS + PCI_MSI_FLAGS, 2, PCI_MSI_FLAGS_ENABLE, PCI_MSI_FLAGS_ENABLE);
+}
+
+static bool fake_msi_is_on(struct fake_function *fn)
+{
+	return fn->config[MSI_POS + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE;
 }
 
 /* The user had MSI on, and the driver doesn't use it. */
@@ -2599,20 +2612,18 @@ static void turn_msi_off(struct kunit *test)
 	struct fake_function *fn = fake_function(host, LINK_NIC);
 	struct pci_dev *dev;
 
-	fake_set(fn, 0x41, 1, 0x80, 0);
-	fake_set(fn, 0x80, 2, PCI_CAP_ID_MSI, 0);
+	fake_msi(fn);
 	fake_scan(test, host);
-	fake_set(fn, 0x80 + PCI_MSI_FLAGS, 2, PCI_MSI_FLAGS_ENABLE, PCI_MSI_FLAGS_ENABLE);
-
+	fake_msi_on(fn);
 	file_preserve(test);
 	next_kernel_with_link(test, host);
 	dev = fake_dev(test, host, LINK_NIC);
-	KUNIT_EXPECT_EQ(test, 0x80, dev->msi_cap);
+	KUNIT_EXPECT_EQ(test, MSI_POS, dev->msi_cap);
 	KUNIT_EXPECT_EQ(test, DMA_BIT_MASK(32), dev->msi_addr_mask);
-	KUNIT_EXPECT_TRUE(test, fn->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
+	KUNIT_EXPECT_TRUE(test, fake_msi_is_on(fn));
 
 	pci_liveupdate_finish(dev);
-	KUNIT_EXPECT_FALSE(test, fn->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
+	KUNIT_EXPECT_FALSE(test, fake_msi_is_on(fn));
 }
 
 static void notify_again(void *unused)
@@ -2625,20 +2636,16 @@ static void finish_while_added(struct kunit *test)
 {
 	struct fake_host *host = fake_link(test);
 	struct fake_function *port = fake_function(host, LINK_PORT);
-	struct fake_table *table;
 
-	fake_set(port, 0x41, 1, 0x80, 0);
-	fake_set(port, 0x80, 2, PCI_CAP_ID_MSI, 0);
+	fake_msi(port);
 	fake_scan(test, host);
-	fake_set(port, 0x80 + PCI_MSI_FLAGS, 2, PCI_MSI_FLAGS_ENABLE, PCI_MSI_FLAGS_ENABLE);
+	fake_msi_on(port);
 	file_preserve(test);
 	preserve(test, host, LINK_NIC);
-	table = end_kernel(test, host);
 
 	bus_unregister_notifier(&pci_bus_type, &pci_liveupdate_bus_nb);
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, notify_again, NULL));
-	fake_retrieve(fake_table_pa(table));
-	fake_scan(test, host);
+	next_kernel(test, host);
 	fake_finish();
 	KUNIT_EXPECT_EQ(test, 1, fake_dev(test, host, LINK_PORT)->liveupdate.incoming);
 	/* Memory that it could write to isn't its user's any more */
@@ -2649,7 +2656,7 @@ static void finish_while_added(struct kunit *test)
 	pci_incoming_register(fake_dev(test, host, LINK_NIC));
 	expect_ordinary(test, host, LINK_PORT);
 	expect_ordinary(test, host, LINK_NIC);
-	KUNIT_EXPECT_FALSE(test, port->config[0x80 + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE);
+	KUNIT_EXPECT_FALSE(test, fake_msi_is_on(port));
 }
 
 static int fake_map_irq(const struct pci_dev *dev, u8 slot, u8 pin)
@@ -2848,8 +2855,6 @@ static void refuse_resize(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, -EINVAL, pci_resize_resource(dev, 0, 1, 0));
 }
 
-/* Saved configuration state */
-
 #ifdef CONFIG_PCIE_DPC
 #define AER_POS		PCI_CFG_SPACE_SIZE
 #define DPC_POS		0x160
@@ -2949,6 +2954,8 @@ static void release_contained_port(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, contained->config[DPC_POS + PCI_EXP_DPC_STATUS]);
 }
 #endif
+
+/* Saved configuration state */
 
 KUNIT_DEFINE_ACTION_WRAPPER(fake_state_free, kfree, const void *);
 
